@@ -1,0 +1,1 @@
+//! Worker processes: fork, exec, the fds a child gets.
