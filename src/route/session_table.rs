@@ -37,9 +37,13 @@ pub struct SessionTable {
     count: AtomicUsize,
 }
 
-/// An id as it is stored. The tag of the enum takes the byte that makes it 24.
-#[derive(Debug, Eq)]
-enum Sid {
+/// A session id as it is kept: up to 22 bytes without an allocation; the enum's tag takes the
+/// byte that makes it 24.
+#[derive(Clone, Debug, Eq)]
+pub struct Sid(Stored);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Stored {
     Inline { length: u8, bytes: [u8; INLINE] },
     Boxed(Box<[u8]>),
 }
@@ -47,21 +51,25 @@ enum Sid {
 const _: () = assert!(size_of::<(Sid, WorkerId)>() == 32);
 
 impl Sid {
-    fn new(sid: &[u8]) -> Self {
+    /// A copy of `sid`, inside itself when it is short enough.
+    #[must_use]
+    pub fn new(sid: &[u8]) -> Self {
         match u8::try_from(sid.len()) {
             Ok(length) if sid.len() <= INLINE => {
                 let mut bytes = [0; INLINE];
                 bytes[..sid.len()].copy_from_slice(sid);
-                Self::Inline { length, bytes }
+                Self(Stored::Inline { length, bytes })
             }
-            _ => Self::Boxed(sid.into()),
+            _ => Self(Stored::Boxed(sid.into())),
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Inline { length, bytes } => &bytes[..usize::from(*length)],
-            Self::Boxed(bytes) => bytes,
+    /// The id, as it came.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Stored::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Stored::Boxed(bytes) => bytes,
         }
     }
 }
@@ -163,7 +171,8 @@ impl SessionTable {
         partition.retain(|_, worker| alive(*worker));
         let gone = before - partition.len();
         if gone > 0 {
-            partition.shrink_to(partition.len() * 2);
+            let spare = partition.len() * 2;
+            partition.shrink_to(spare);
             self.count.fetch_sub(gone, Ordering::Relaxed);
         }
     }
