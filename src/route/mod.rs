@@ -11,6 +11,7 @@ use std::hash::BuildHasher;
 
 use ahash::RandomState;
 
+
 /// One worker process: the slot it fills and how many processes filled that slot before it.
 ///
 /// A draining worker and its successor share a slot and differ in generation, so a

@@ -94,6 +94,17 @@ impl Roster {
         slot.standing.store(generation << 2 | standing.bits(), Ordering::Release);
     }
 
+    /// `worker` is gone. A successor that is there already stays.
+    pub fn set_gone(&self, worker: WorkerId) {
+        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
+        let generation = u64::from(worker.generation);
+        // An error means that the slot is somebody else's.
+        let _successor =
+            slot.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word >> 2 == generation).then_some(generation << 2 | Standing::Gone.bits())
+            });
+    }
+
     /// What may be done with `worker`; `Gone` for every generation but the present one.
     #[must_use]
     pub fn standing(&self, worker: WorkerId) -> Standing {

@@ -10,7 +10,7 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +33,6 @@ type Partition = HashMap<Sid, WorkerId, RandomState>;
 #[derive(Debug)]
 pub struct SessionTable {
     partitions: Box<[CachePadded<Mutex<Partition>>]>,
-    hasher: RandomState,
     count: AtomicUsize,
 }
 
@@ -113,7 +112,6 @@ impl SessionTable {
         let partition = || CachePadded::new(Mutex::new(Partition::with_hasher(seeded())));
         Self {
             partitions: (0..PARTITIONS).map(|_| partition()).collect(),
-            hasher: seeded(),
             count: AtomicUsize::new(0),
         }
     }
@@ -185,7 +183,7 @@ impl SessionTable {
 
     fn partition(&self, sid: &[u8]) -> MutexGuard<'_, Partition> {
         // The tables inside use the hash's low and high bits; the partition takes middle ones.
-        let hash = self.hasher.hash_one(sid);
+        let hash = super::hash(sid);
         let index = usize::try_from(hash >> 32 & 0xff).unwrap_or(0);
         lock(&self.partitions[index])
     }

@@ -178,6 +178,12 @@ pub fn refuse(socket: BorrowedFd<'_>, response: &[u8]) -> Lingering {
     if said.is_err() || closed.is_err() { Lingering::Over } else { discard(socket) }
 }
 
+/// Ends a channel in both directions: the other side reads its end, operations in flight complete.
+pub fn end(socket: BorrowedFd<'_>) {
+    // An error means that the other side has ended it already.
+    let _ended = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
 /// Throws away what a refused client goes on sending, a bounded piece per call.
 pub fn discard(socket: BorrowedFd<'_>) -> Lingering {
     const PIECES: usize = 16;
