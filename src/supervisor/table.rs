@@ -360,7 +360,7 @@ impl Worker {
     }
 
     fn ready(&mut self, warning: Option<Note>, habits: &mut Habits, now: Moment) -> Vec<Action> {
-        let note = warning.unwrap_or(Note::Ready(now.saturating_sub(self.started)));
+        let note = warning.unwrap_or_else(|| Note::Ready(now.saturating_sub(self.started)));
         self.state = State::Ready;
         let mut actions = vec![Action::Say(self.id, note), Action::SetReady(self.id, true)];
         if !habits.listens && !habits.never_listens {
