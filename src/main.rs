@@ -1,2 +1,65 @@
-//! Entry point.
-fn main() {}
+//! Entry point: command line, log, daemon, exit code. It decides nothing else.
+//!
+//! Exit codes: 0 as wished, 1 it could not go on, 2 it could not start as asked.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use router::config::{LogFormat, Verbosity};
+use router::supervisor::output::{LogWriter, Stream, printer};
+use router::{cli, daemon, sys};
+use tracing_subscriber::EnvFilter;
+
+/// How long the last lines may take to be written.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The exit code for what the operator has to put right.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // Before anything opens an fd that could land on 0, 1 or 2.
+    if sys::process::ensure_standard_fds().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let options = match cli::parse(std::env::args_os()) {
+        Ok(options) => options,
+        Err(error) => {
+            // The help goes to stdout and is no failure; a closed pipe there is none either.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    start_log(options.log_format, options.verbosity());
+    let code = match cli::resolve(&options) {
+        Err(error) => fail(&format!("{error:#}"), ExitCode::from(USAGE)),
+        Ok(config) => match daemon::run(config) {
+            Ok(code) => code,
+            Err(error) => fail(&error.to_string(), ExitCode::FAILURE),
+        },
+    };
+    printer().flush(FLUSH);
+    code
+}
+
+fn fail(paragraph: &str, code: ExitCode) -> ExitCode {
+    let text = format!("router: {paragraph}\n");
+    printer().print(Stream::Stderr, text.into_bytes(), 1);
+    code
+}
+
+/// The log goes to stderr, by way of the thread that also prints the workers' lines.
+fn start_log(format: LogFormat, verbosity: Verbosity) {
+    let level = match verbosity {
+        Verbosity::Quiet => "warn",
+        Verbosity::Normal => "info",
+        Verbosity::Verbose => "debug",
+        Verbosity::Trace => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::default);
+    match format {
+        LogFormat::Pretty => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

@@ -1,1 +1,213 @@
-//! (being built)
+//! The command line: what was asked for, found, evaluated and resolved into one [`Config`].
+//!
+//! This is where the environment is read, where node evaluates an ecosystem file and where npm
+//! installs. An error is one paragraph: what was wrong and what to do.
+
+mod discover;
+mod evaluate;
+mod install;
+mod options;
+
+use std::env;
+use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser;
+use nix::unistd::{AccessFlags, access};
+
+use self::discover::{Found, discover};
+pub use self::options::{Options, Threads};
+use crate::config::{
+    self, Address, App, Config, DEFAULT_PORT, Ecosystem, RawApp, Surroundings, Workers,
+};
+use crate::sys::cpu;
+
+/// How many lines of a failed program are shown.
+const SHOWN_LINES: usize = 15;
+/// How much of each, in characters.
+const SHOWN_COLUMNS: usize = 400;
+
+/// Reads the command line. An error is for [`clap::Error::exit`]'s reader: it may be the help.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    Options::try_parse_from(&words).map_err(|error| {
+        // `router start app.js`: the second word is what clap stumbles over, the first is the
+        // misunderstanding.
+        let command = words.get(1).and_then(|word| word.to_str());
+        match command.filter(|word| discover::is_command(word) && !Path::new(word).exists()) {
+            Some(word) if error.use_stderr() => clap::Error::raw(
+                clap::error::ErrorKind::InvalidSubcommand,
+                discover::no_commands(word) + "\n",
+            ),
+            _ => error,
+        }
+    })
+}
+
+/// Everything the options, the environment and an ecosystem file ask for, resolved.
+pub fn resolve(options: &Options) -> Result<Config> {
+    let here = env::current_dir().context("the current directory is gone")?;
+    resolve_in(options, &here, &|name| env::var(name).ok())
+}
+
+/// `variable` reads the environment.
+fn resolve_in(
+    options: &Options,
+    here: &Path,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config> {
+    let listen = options
+        .listen
+        .iter()
+        .map(|address| Address::parse(address, &look_up))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow!("--listen: {error}"))?;
+
+    let cores = cpu::usable_cores();
+    let (below, base, workers) = match discover(options.app.as_deref(), here)? {
+        Found::Script { script, base } => {
+            if options.env.is_some() || options.only.is_some() {
+                bail!(
+                    "--env and --only choose from an ecosystem file; {} is a script",
+                    script.display()
+                );
+            }
+            (RawApp { script: Some(script), ..RawApp::default() }, base, Workers::MAX)
+        }
+        Found::Ecosystem(file) => {
+            let app = from_ecosystem(&file, options.only.as_deref())?;
+            let base = file.parent().unwrap_or(here).to_owned();
+            (app, base, Workers::Exactly(1))
+        }
+    };
+    let mut above = options.layer();
+    // Relative to where the command was given, not to the ecosystem file.
+    above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
+    let raw = above.over(below).over(pm2_variables(variable)?);
+    let fork_mode = raw.fork_mode;
+    let around = Surroundings { base: &base, cores, workers, env: options.env.as_deref() };
+    let app = raw.resolve(&around)?;
+    if fork_mode {
+        tracing::debug!(app = app.name, "exec_mode is fork; run as a cluster worker all the same");
+    }
+    check(&app, variable)?;
+    install::install(&app.script, "npm", options.no_install)?;
+
+    let default_port = default_port(&app, variable)?;
+    let threads = match options.threads {
+        None | Some(Threads::Auto) => None,
+        Some(Threads::Max) => Some(cores),
+        Some(Threads::Exactly(threads)) => Some(threads),
+    };
+    Ok(Config {
+        app,
+        listen,
+        default_port,
+        threads,
+        engine: options.engine,
+        balance: options.balance,
+        serialization: options.serialization,
+        handoff: options.handoff,
+        head_timeout: options.head_timeout,
+        log: options.log_format,
+        verbosity: options.verbosity(),
+    })
+}
+
+fn from_ecosystem(file: &Path, only: Option<&str>) -> Result<RawApp> {
+    let exported = evaluate::evaluate("node", file)?;
+    let name = file.display().to_string();
+    let ecosystem = Ecosystem::from_json(&name, &exported)?;
+    for warning in &ecosystem.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config::select(&name, ecosystem.apps, only)?)
+}
+
+/// PM2's own variables, which change its defaults: the lowest layer.
+fn pm2_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<RawApp> {
+    let duration = |name: &str| -> Result<_> {
+        let text = variable(name).filter(|text| !text.is_empty());
+        text.map(|text| config::milliseconds(&text)).transpose().map_err(|e| anyhow!("{name}: {e}"))
+    };
+    let kill_signal = match variable("PM2_KILL_SIGNAL").filter(|text| !text.is_empty()) {
+        None => None,
+        Some(name) => {
+            let upper = name.to_uppercase();
+            let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+            let known = full.parse().map_err(|_| {
+                anyhow!("PM2_KILL_SIGNAL: `{name}` is no signal; write SIGINT, SIGTERM, …")
+            })?;
+            Some(known)
+        }
+    };
+    Ok(RawApp {
+        kill_signal,
+        kill_timeout: duration("PM2_KILL_TIMEOUT")?,
+        listen_timeout: duration("PM2_GRACEFUL_LISTEN_TIMEOUT")?,
+        shutdown_with_message: variable("PM2_KILL_USE_MESSAGE")
+            .map(|value| !["", "0", "false"].contains(&value.as_str())),
+        ..RawApp::default()
+    })
+}
+
+/// The port for an app that never listens: what its workers see in their environment, which is
+/// the app's own over the router's.
+fn default_port(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
+    for name in ["PM2_PORT", "PORT"] {
+        let value = app.env.get(name).cloned().or_else(|| variable(name));
+        let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+        return match value.trim().parse() {
+            Ok(port) => Ok(port),
+            Err(_) => bail!("{name} is `{value}`; it must be a port, 1 to 65535"),
+        };
+    }
+    Ok(DEFAULT_PORT)
+}
+
+/// What would otherwise fail once per worker, and again at each restart.
+fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+    if !app.script.is_file() {
+        bail!("app {}: there is no script {}", app.name, app.script.display());
+    }
+    if !app.cwd.is_dir() {
+        bail!("app {}: there is no directory {} to start in", app.name, app.cwd.display());
+    }
+    let path = app.env.get("PATH").cloned().or_else(|| variable("PATH")).unwrap_or_default();
+    if find_program(&app.interpreter, &app.cwd, &path).is_none() {
+        bail!(
+            "`{}` is not installed, or not in PATH ({path}); install it, or name another with --interpreter",
+            app.interpreter
+        );
+    }
+    Ok(())
+}
+
+/// As exec would find it.
+fn find_program(name: &str, cwd: &Path, path: &str) -> Option<PathBuf> {
+    let runs = |file: &PathBuf| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
+    if name.contains('/') {
+        return Some(cwd.join(name)).filter(runs);
+    }
+    env::split_paths(path).map(|directory| cwd.join(directory).join(name)).find(runs)
+}
+
+fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let found = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
+    Ok(found.collect())
+}
+
+/// The end of what a program wrote, each line indented on a line of its own.
+fn last_lines(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let shown = lines.iter().skip(lines.len().saturating_sub(SHOWN_LINES));
+    shown
+        .map(|line| format!("\n    {}", line.chars().take(SHOWN_COLUMNS).collect::<String>()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,193 @@
-//! (being built)
+//! What the operator asked for: raw settings from several places, then one resolved [`Config`].
+//!
+//! Pure: it reads no file, no environment and no clock. The command line (`cli`) collects the
+//! raw settings and hands them in; everything after this module sees only resolved values.
+
+mod address;
+mod app;
+mod ecosystem;
+mod keys;
+mod time;
+mod words;
+mod workers;
+
+use std::time::Duration;
+
+pub use address::{Address, AddressError, Resolve};
+pub use app::{App, RawApp, Surroundings};
+pub use ecosystem::{Ecosystem, select};
+pub use time::{milliseconds, seconds};
+pub use words::split as split_words;
+pub use workers::{WORKERS_MAX, Workers};
+
+/// The port of an app that never listens, when nothing names another.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// How long a client may take to send its request line.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything the daemon needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The app whose workers are run.
+    pub app: App,
+    /// Where to listen; empty when the operator left it to the app.
+    pub listen: Vec<Address>,
+    /// The port opened for an app that never listens: `PM2_PORT`, else `PORT`, else 8080.
+    pub default_port: u16,
+    /// How many shards; `None` is automatic.
+    pub threads: Option<usize>,
+    /// How the data plane talks to the kernel.
+    pub engine: EngineChoice,
+    /// Who gets a request that has no session.
+    pub balance: Balance,
+    /// The codec of the workers' channels.
+    pub serialization: Serialization,
+    /// How sockets reach workers.
+    pub handoff: Handoff,
+    /// How long a client may take to send its request line.
+    pub head_timeout: Duration,
+    /// How the router's log and the workers' output look.
+    pub log: LogFormat,
+    /// How much the router says.
+    pub verbosity: Verbosity,
+}
+
+/// How the data plane talks to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineChoice {
+    /// io_uring where it works, else portable.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Portable,
+}
+
+/// Who gets a request that has no session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Balance {
+    /// The worker with the fewest connections.
+    #[default]
+    LeastConnection,
+    /// Each in turn.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// The codec of the workers' channels; a worker is told at its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Serialization {
+    /// V8's structured clone: keeps binary data binary.
+    #[default]
+    Advanced,
+    /// One JSON text a line.
+    Json,
+}
+
+impl Serialization {
+    /// The value of `NODE_CHANNEL_SERIALIZATION_MODE`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Advanced => "advanced",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// How sockets reach workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Handoff {
+    /// The best the worker offers; Node's IPC in this version.
+    #[default]
+    Auto,
+    /// Node's IPC.
+    Ipc,
+}
+
+/// How the router's log and the workers' output look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much the router says; `RUST_LOG` has the last word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Warnings and errors.
+    Quiet,
+    /// Also what the router and its workers are doing.
+    #[default]
+    Normal,
+    /// Also why (`-v`).
+    Verbose,
+    /// Everything (`-vv`).
+    Trace,
+}
+
+/// A setting that cannot be honoured. The message says which, what was got and what would do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A key of an ecosystem file has a value of the wrong kind.
+    #[error("{file}: app {app}: `{key}` is {got}; it must be {wanted}")]
+    Value {
+        /// The ecosystem file.
+        file: String,
+        /// The app's name in the file, or its place.
+        app: String,
+        /// The key as written.
+        key: String,
+        /// The value as written, shortened.
+        got: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// An ecosystem file that is not a list of apps.
+    #[error("{file}: {problem}")]
+    File {
+        /// The ecosystem file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// `--only` is needed, or names nothing.
+    #[error("{file} describes {}: {}; choose one with --only NAME{}", count(.names.len()), .names.join(", "),
+        .wanted.as_ref().map_or_else(String::new, |name| format!(" (there is no app named {name})")))]
+    Choose {
+        /// The ecosystem file.
+        file: String,
+        /// The apps in it.
+        names: Vec<String>,
+        /// What `--only` said.
+        wanted: Option<String>,
+    },
+    /// `--env NAME` where the app has no `env_NAME`.
+    #[error("app {app} has no env_{name}{}", if .known.is_empty() { String::new() } else { format!("; it has {}", .known.join(", ")) })]
+    Environment {
+        /// The app's name.
+        app: String,
+        /// What `--env` said.
+        name: String,
+        /// The app's env_ keys.
+        known: Vec<String>,
+    },
+    /// An app without a script.
+    #[error("app {0} names no script; add `script` to it")]
+    NoScript(String),
+    /// More workers than a router runs, or fewer than one.
+    #[error("{got} workers asked for; it must be 1 to {WORKERS_MAX}")]
+    Workers {
+        /// How many.
+        got: u64,
+    },
+}
+
+fn count(apps: usize) -> String {
+    if apps == 1 { "one app".to_owned() } else { format!("{apps} apps") }
+}

@@ -11,6 +11,7 @@
 //! | `cpu` | which cores there are, and pinning to one |
 #![allow(unsafe_code, reason = "this is the room for it: each block states its obligation")]
 
+pub mod cpu;
 pub mod process;
 pub mod scm;
 pub mod socket;

@@ -1,1 +1,279 @@
-//! Worker processes: fork, exec, the fds a child gets.
+//! Worker processes: fork, exec, the fds a child gets, signals to it, its exit.
+//!
+//! A child gets four fds and nothing else: 0 is `/dev/null`, 1 and 2 are pipes to us, 3 is the
+//! channel. It starts with default signal dispositions, an empty mask, and a process group of
+//! its own, so that Ctrl-C in a terminal reaches only the router. Whether and when to start or
+//! to end a process is not decided here.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
+
+/// The fd number on which a child finds its channel; what `NODE_CHANNEL_FD` says.
+pub const CHANNEL_FD: RawFd = 3;
+
+/// The highest signal number Linux has.
+const SIGNAL_MAX: i32 = 64;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// A path, or a name looked up in `PATH`.
+    pub program: &'a OsStr,
+    /// Arguments after the program's own name.
+    pub args: &'a [OsString],
+    /// Added to the router's own environment.
+    pub env: &'a [(OsString, OsString)],
+    /// Where the child starts.
+    pub cwd: &'a Path,
+    /// The child's end of its channel; closed here once the child has it.
+    pub channel: OwnedFd,
+}
+
+/// A started process and our ends of its output pipes, non-blocking.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process id, and its process group's.
+    pub pid: Pid,
+    /// What it writes to fd 1.
+    pub stdout: OwnedFd,
+    /// What it writes to fd 2.
+    pub stderr: OwnedFd,
+}
+
+/// Starts a process. It must be reaped by [`reap`].
+pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
+    let Spawn { program, args, env, cwd, channel } = spawn;
+    // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
+    // 3, placing the channel would close it; so 3 is kept occupied while the pipe is made.
+    let occupied = fcntl(&channel, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL_FD))?;
+    // SAFETY: F_DUPFD_CLOEXEC has just returned this fd to us, and nobody else knows of it.
+    let occupied = unsafe { std::os::fd::FromRawFd::from_raw_fd(occupied) };
+    let occupied: OwnedFd = occupied;
+
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .current_dir(cwd)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let channel_fd = channel.as_raw_fd();
+    // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`
+    // and its callees make bare system calls on integers, and allocate and lock nothing.
+    unsafe { command.pre_exec(move || prepare_child(channel_fd)) };
+    let mut child = command.spawn()?;
+    drop(occupied);
+    drop(channel);
+
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("a piped child has no pipes"));
+    };
+    let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
+    set_nonblocking(&stdout)?;
+    set_nonblocking(&stderr)?;
+    Ok(Spawned { pid: Pid::from_raw(pid), stdout, stderr })
+}
+
+/// Runs in the child between fork and exec.
+fn prepare_child(channel: RawFd) -> io::Result<()> {
+    if channel == CHANNEL_FD {
+        // dup2 onto itself would leave close-on-exec set.
+        // SAFETY: F_SETFD takes an int and touches no memory; `spawn` keeps the fd open.
+        check(unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) })?;
+    } else {
+        // SAFETY: dup2 touches no memory. What it closes at 3 is the copy `spawn` holds there or
+        // an fd of the router's, both meaningless in the child.
+        check(unsafe { libc::dup2(channel, CHANNEL_FD) })?;
+    }
+    // Our own fds are close-on-exec at birth; this catches those the router itself inherited.
+    // Kernels before 5.11 and some seccomp filters refuse the call: then those few stay open,
+    // as they would under any shell, and the worker starts all the same.
+    // SAFETY: the call takes three integers; the flag only marks fds, it closes none here.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            CHANNEL_FD + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    for signal in 1..=SIGNAL_MAX {
+        // SIGKILL, SIGSTOP and the two libc keeps to itself refuse with EINVAL, which is as good as done.
+        // SAFETY: SIG_DFL installs no handler, so no code of ours can run from it.
+        let _ = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+fn check(returned: libc::c_int) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// A worker's channel: our end, non-blocking, and the child's end, blocking as Node expects to
+/// find it. Both close-on-exec; [`spawn`] places the child's.
+pub fn channel_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+    set_nonblocking(&ours)?;
+    Ok((ours, theirs))
+}
+
+/// Every child that has ended since the last call.
+///
+/// As process 1 of a container the router is handed orphans too; the caller ignores the pids it
+/// does not know.
+pub fn reap() -> Vec<(Pid, ExitStatus)> {
+    let mut reaped = Vec::new();
+    loop {
+        let mut status = 0;
+        // SAFETY: the kernel writes one int through the pointer before the call returns, and
+        // `status` lives until then.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match pid {
+            1.. => reaped.push((Pid::from_raw(pid), ExitStatus::from_raw(status))),
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            // 0: children live, none ended. -1 with ECHILD: no children.
+            _ => return reaped,
+        }
+    }
+}
+
+/// Sends a signal to one process, not to its group.
+pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
+    Ok(signal::kill(pid, signal)?)
+}
+
+/// Raises the soft limit of open fds to the hard limit and returns it; workers inherit it.
+pub fn raise_fd_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+/// Gives fds 0, 1 and 2 something to be, should the router have been started without them:
+/// otherwise a client's socket could become "stdout" and receive the log.
+pub fn ensure_standard_fds() -> io::Result<()> {
+    loop {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // Kept for the life of the process, by design.
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn shell(script: &str, channel: OwnedFd) -> Spawned {
+        spawn(Spawn {
+            program: OsStr::new("sh"),
+            args: &["-c".into(), script.into()],
+            env: &[("SPAWN_TEST".into(), "yes".into())],
+            cwd: Path::new("/"),
+            channel,
+        })
+        .expect("sh starts")
+    }
+
+    /// Blocking read to the end of what a child wrote to stdout; the child is reaped.
+    fn output(spawned: Spawned) -> String {
+        // By its own pid: other tests of this process have children too.
+        let status = waitpid(spawned.pid, None).expect("it is our child");
+        assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+        let mut text = String::new();
+        File::from(spawned.stdout).read_to_string(&mut text).expect("the pipe ends");
+        text
+    }
+
+    #[test]
+    fn a_child_has_exactly_four_fds_whatever_the_router_inherited() {
+        let inherited = File::open("/dev/null").expect("opens");
+        fcntl(&inherited, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("is ours");
+        let (_ours, theirs) = channel_pair().expect("a pair");
+        let listing = "for f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done; true";
+        assert_eq!(output(shell(listing, theirs)), "0\n1\n2\n3\n");
+    }
+
+    #[test]
+    fn fd_3_is_the_channel_and_stdin_is_empty() {
+        let (ours, theirs) = channel_pair().expect("a pair");
+        let child =
+            shell("cat; read line <&3; echo \"$line $SPAWN_TEST $PWD\"; echo back >&3", theirs);
+        let mut ours = UnixStream::from(ours);
+        ours.set_nonblocking(false).expect("is a socket");
+        ours.write_all(b"there\n").expect("the child lives");
+        assert_eq!(output(child), "there yes /\n");
+        let mut back = String::new();
+        ours.read_to_string(&mut back).expect("the child is gone, so this ends");
+        assert_eq!(back, "back\n");
+    }
+
+    #[test]
+    fn a_child_starts_with_default_signals_and_its_own_group() {
+        let (_ours, theirs) = channel_pair().expect("a pair");
+        let child = shell(
+            "while read k v; do case $k in SigBlk:|SigIgn:|NSpgid:) echo $v;; esac; done < /proc/$$/status",
+            theirs,
+        );
+        let pid = child.pid;
+        let text = output(child);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines.contains(&pid.to_string().as_str()), "own group: {text}");
+        // 32 and 33 are libc's own: it refuses to touch them, and some sandboxes ignore them.
+        let clean = |line: &&&str| u64::from_str_radix(line, 16).is_ok_and(|set| set << 33 == 0);
+        let masks = lines.iter().filter(|line| line.len() == 16);
+        assert_eq!(masks.filter(clean).count(), 2, "nothing blocked, nothing ignored: {text}");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_here_not_an_exit_later() {
+        for _ in 0..8 {
+            let (_ours, theirs) = channel_pair().expect("a pair");
+            let error = spawn(Spawn {
+                program: OsStr::new("no-such-interpreter"),
+                args: &[],
+                env: &[],
+                cwd: Path::new("/"),
+                channel: theirs,
+            })
+            .expect_err("it is not there");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        }
+    }
+
+    #[test]
+    fn the_fd_limit_ends_at_the_hard_limit() {
+        let hard = raise_fd_limit().expect("one may always raise to the hard limit");
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("readable"), (hard, hard));
+    }
+}

@@ -1,0 +1,299 @@
+//! The command line's options, each also an environment variable `ROUTER_<NAME>`.
+//!
+//! Syntax only: what the options mean together with an ecosystem file is decided in `mod.rs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Parser, ValueEnum};
+
+use crate::config::{
+    self, Balance, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Verbosity, Workers,
+};
+
+/// Puts Socket.IO on every core of this host: starts the Node workers of an app, hands them
+/// their sockets, relays their packets.
+///
+/// The app runs in the foreground until a signal ends it.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "router",
+    version,
+    after_help = "Every option is also an environment variable: --head-timeout is ROUTER_HEAD_TIMEOUT.\n\
+        The command line goes before the environment, the environment before an ecosystem file."
+)]
+pub struct Options {
+    /// A script, an ecosystem file, or a directory [default: the current directory]
+    #[arg(value_name = "APP", env = "ROUTER_APP")]
+    pub app: Option<PathBuf>,
+
+    /// Arguments for the app's script
+    #[arg(last = true, value_name = "APP_ARGS")]
+    pub app_args: Vec<String>,
+
+    /// Node workers: a number, max for one per usable core, or -N for all cores but N
+    /// [default: max; 1 for an ecosystem file's app that does not say]
+    #[arg(
+        short = 'w',
+        long,
+        env = "ROUTER_WORKERS",
+        value_name = "N|max|-N",
+        visible_short_alias = 'i',
+        visible_alias = "instances",
+        allow_negative_numbers = true
+    )]
+    pub workers: Option<Workers>,
+
+    /// Where to listen: host:port, :port, or unix:/path; may be repeated
+    /// [default: where the app listens; :8080 if it never does]
+    #[arg(short, long, env = "ROUTER_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    pub listen: Vec<String>,
+
+    /// Router threads: a number, max, or auto for one for every 4 workers
+    #[arg(long, env = "ROUTER_THREADS", value_name = "N|max|auto", value_parser = threads)]
+    pub threads: Option<Threads>,
+
+    /// How to talk to the kernel; auto probes io_uring
+    #[arg(long, env = "ROUTER_ENGINE", value_enum, default_value_t)]
+    pub engine: EngineChoice,
+
+    /// Who gets a request that has no session
+    #[arg(long, env = "ROUTER_BALANCE", value_enum, default_value_t)]
+    pub balance: Balance,
+
+    /// Codec of the workers' channels; json for Bun
+    #[arg(long, env = "ROUTER_SERIALIZATION", value_enum, default_value_t)]
+    pub serialization: Serialization,
+
+    /// How sockets reach workers; both are Node's IPC in this version
+    #[arg(long, env = "ROUTER_HANDOFF", value_name = "auto|ipc", default_value = "auto", value_parser = handoff)]
+    pub handoff: Handoff,
+
+    /// Inject nothing into the workers; nothing is in this version
+    #[arg(long, env = "ROUTER_NO_PRELOAD", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub no_preload: bool,
+
+    /// The program that runs the script [default: node]
+    #[arg(long, env = "ROUTER_INTERPRETER", value_name = "PROGRAM")]
+    pub interpreter: Option<String>,
+
+    /// Arguments for the interpreter, in one string
+    #[arg(long, env = "ROUTER_NODE_ARGS", value_name = "ARGS", allow_hyphen_values = true)]
+    pub node_args: Option<String>,
+
+    /// What the app is called in logs [default: the script's name]
+    #[arg(long, env = "ROUTER_NAME")]
+    pub name: Option<String>,
+
+    /// Where the workers start [default: the current directory, or the app's if it is one]
+    #[arg(long, env = "ROUTER_CWD", value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+
+    /// Do not run npm ci where there is a lockfile and no node_modules
+    #[arg(long, env = "ROUTER_NO_INSTALL", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub no_install: bool,
+
+    /// A worker is ready when it says process.send('ready'), and not before
+    #[arg(long, env = "ROUTER_WAIT_READY", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub wait_ready: bool,
+
+    /// How long a worker may take to become ready, in milliseconds or with a unit [default: 3s]
+    #[arg(long, env = "ROUTER_LISTEN_TIMEOUT", value_name = "MS", value_parser = config::milliseconds)]
+    pub listen_timeout: Option<Duration>,
+
+    /// How long a worker may take to end before it is killed [default: 1600]
+    #[arg(long, env = "ROUTER_KILL_TIMEOUT", value_name = "MS", value_parser = config::milliseconds)]
+    pub kill_timeout: Option<Duration>,
+
+    /// Ask workers to end with the message 'shutdown' instead of a signal
+    #[arg(long, env = "ROUTER_SHUTDOWN_WITH_MESSAGE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub shutdown_with_message: bool,
+
+    /// A worker that ends sooner counts as unstable [default: 1s]
+    #[arg(long, env = "ROUTER_MIN_UPTIME", value_name = "MS", value_parser = config::milliseconds)]
+    pub min_uptime: Option<Duration>,
+
+    /// Unstable restarts in a row after which a worker is given up [default: 16]
+    #[arg(long, env = "ROUTER_MAX_RESTARTS", value_name = "N")]
+    pub max_restarts: Option<u32>,
+
+    /// A constant pause before each restart [default: the growing one below]
+    #[arg(long, env = "ROUTER_RESTART_DELAY", value_name = "MS", value_parser = config::milliseconds)]
+    pub restart_delay: Option<Duration>,
+
+    /// First pause of the backoff, which grows by half to 15 s; 0 restarts at once [default: 10]
+    #[arg(long, env = "ROUTER_EXP_BACKOFF_RESTART_DELAY", value_name = "MS", value_parser = config::milliseconds)]
+    pub exp_backoff_restart_delay: Option<Duration>,
+
+    /// Exit codes after which a worker is not started again
+    #[arg(long, env = "ROUTER_STOP_EXIT_CODES", value_name = "CODES", value_delimiter = ',')]
+    pub stop_exit_codes: Vec<i32>,
+
+    /// Do not start workers again when they end
+    #[arg(long, env = "ROUTER_NO_AUTORESTART", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub no_autorestart: bool,
+
+    /// How long a client may take to send its request line, in seconds
+    #[arg(long, env = "ROUTER_HEAD_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = head_timeout)]
+    pub head_timeout: Duration,
+
+    /// Add the variables of the ecosystem file's env_NAME
+    #[arg(long, env = "ROUTER_ENV", value_name = "NAME")]
+    pub env: Option<String>,
+
+    /// Which app of an ecosystem file that describes several
+    #[arg(long, env = "ROUTER_ONLY", value_name = "NAME")]
+    pub only: Option<String>,
+
+    /// How logs and the workers' output look
+    #[arg(long, env = "ROUTER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Say why, too; twice: say everything
+    #[arg(short, long, env = "ROUTER_VERBOSE", action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Only warnings and errors
+    #[arg(short, long, env = "ROUTER_QUIET", conflicts_with = "verbose", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub quiet: bool,
+}
+
+/// What `--threads` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The daemon decides.
+    Auto,
+    /// One for every usable core.
+    Max,
+    /// This many.
+    Exactly(usize),
+}
+
+/// The most router threads; more than cores is of no use, and no host has more cores than this.
+const THREADS_MAX: usize = 1024;
+
+fn threads(text: &str) -> Result<Threads, String> {
+    match text {
+        "auto" => Ok(Threads::Auto),
+        "max" => Ok(Threads::Max),
+        number => match number.parse() {
+            Ok(threads @ 1..=THREADS_MAX) => Ok(Threads::Exactly(threads)),
+            _ => Err(format!("write 1 to {THREADS_MAX}, max, or auto")),
+        },
+    }
+}
+
+fn handoff(text: &str) -> Result<Handoff, String> {
+    if text == "lane" {
+        return Err("the lane is not in this version; leave it at auto".to_owned());
+    }
+    Handoff::from_str(text, true).map_err(|_| "write auto or ipc".to_owned())
+}
+
+fn head_timeout(text: &str) -> Result<Duration, String> {
+    match config::seconds(text)? {
+        Duration::ZERO => Err("a client needs some time; write more than 0".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+impl Options {
+    /// How much to say.
+    pub const fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, 0) => Verbosity::Normal,
+            (_, 1) => Verbosity::Verbose,
+            (_, _) => Verbosity::Trace,
+        }
+    }
+
+    /// What the options say of the app, as the uppermost layer of settings.
+    pub(super) fn layer(&self) -> RawApp {
+        RawApp {
+            name: self.name.clone(),
+            args: Some(self.app_args.clone()).filter(|args| !args.is_empty()),
+            interpreter: self.interpreter.clone(),
+            node_args: self.node_args.as_deref().map(config::split_words),
+            instances: self.workers,
+            wait_ready: self.wait_ready.then_some(true),
+            listen_timeout: self.listen_timeout,
+            kill_timeout: self.kill_timeout,
+            shutdown_with_message: self.shutdown_with_message.then_some(true),
+            autorestart: self.no_autorestart.then_some(false),
+            stop_exit_codes: Some(self.stop_exit_codes.clone()).filter(|codes| !codes.is_empty()),
+            min_uptime: self.min_uptime,
+            max_restarts: self.max_restarts,
+            restart_delay: self.restart_delay,
+            exp_backoff_restart_delay: self.exp_backoff_restart_delay,
+            ..RawApp::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let words = std::iter::once("router").chain(line.split_whitespace());
+        Options::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_table_of_options_is_sound_and_each_has_its_variable() {
+        let command = Options::command();
+        command.clone().debug_assert();
+        for option in command.get_arguments().filter(|option| option.get_long().is_some()) {
+            let long = option.get_long().expect("filtered");
+            if ["help", "version"].contains(&long) {
+                continue;
+            }
+            let variable = format!("ROUTER_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(option.get_env(), Some(variable.as_ref()), "--{long}");
+        }
+    }
+
+    #[test]
+    fn workers_have_many_spellings() {
+        for (line, workers) in [
+            ("-w 3", Workers::Exactly(3)),
+            ("-i max", Workers::MAX),
+            ("--instances 0", Workers::MAX),
+            ("--workers -1", Workers::CoresLess(1)),
+            ("-w -2 app.js", Workers::CoresLess(2)),
+        ] {
+            assert_eq!(parse(line).expect(line).workers, Some(workers), "{line}");
+        }
+    }
+
+    #[test]
+    fn lists_repeat_and_take_commas() {
+        let options =
+            parse("-l :1 --listen :2,unix:/x --stop-exit-codes 0,3 a.js -- -x y").expect("fine");
+        assert_eq!(options.listen, [":1", ":2", "unix:/x"]);
+        assert_eq!(options.stop_exit_codes, [0, 3]);
+        assert_eq!(
+            (options.app, options.app_args),
+            (Some("a.js".into()), vec!["-x".into(), "y".into()])
+        );
+    }
+
+    #[test]
+    fn wrong_options_say_what_would_do() {
+        for (line, part) in [
+            ("-w many", "max, or -N"),
+            ("--threads 0", "1 to 1024"),
+            ("--handoff lane", "not in this version"),
+            ("--head-timeout 0", "more than 0"),
+            ("--kill-timeout soon", "500ms"),
+            ("--balance best", "least-connection"),
+            ("-q -v", "cannot be used with"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One app: what the operator may leave out ([`RawApp`]), and what it comes to ([`App`]).
+//!
+//! Settings come in layers, command line over environment over ecosystem file over PM2's own
+//! environment variables; [`RawApp::over`] lays one on another and [`RawApp::resolve`] fills
+//! the rest with the defaults.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{ConfigError, Workers};
+
+/// An app, every question answered. The defaults are PM2's, but for the one with a reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// What it is called in logs.
+    pub name: String,
+    /// The file each worker runs; absolute.
+    pub script: PathBuf,
+    /// Where each worker starts; absolute.
+    pub cwd: PathBuf,
+    /// The script's arguments.
+    pub args: Vec<String>,
+    /// The program that runs the script.
+    pub interpreter: String,
+    /// The interpreter's arguments, before the script.
+    pub node_args: Vec<String>,
+    /// Added to the environment of each worker.
+    pub env: BTreeMap<String, String>,
+    /// How many workers, 1 to [`super::WORKERS_MAX`].
+    pub workers: u16,
+    /// The variable that tells a worker its slot.
+    pub instance_var: String,
+    /// A worker is ready when it says so, and not before.
+    pub wait_ready: bool,
+    /// How long a worker may take to show a sign of being ready.
+    pub listen_timeout: Duration,
+    /// How long a worker may take to end when asked to.
+    pub kill_timeout: Duration,
+    /// The signal that asks a worker to end.
+    pub kill_signal: Signal,
+    /// Ask with the message 'shutdown' instead of the signal.
+    pub shutdown_with_message: bool,
+    /// Start a worker again when it has ended.
+    pub autorestart: bool,
+    /// Exit codes after which a worker is not started again.
+    pub stop_exit_codes: Vec<i32>,
+    /// A worker that lived shorter counts as unstable.
+    pub min_uptime: Duration,
+    /// Unstable lives in a row after which a worker is given up.
+    pub max_restarts: u32,
+    /// A constant pause before each restart; zero leaves it to the backoff.
+    pub restart_delay: Duration,
+    /// The first pause of the growing backoff; zero restarts at once.
+    ///
+    /// PM2's default is zero. Ours is 10 ms: a crash loop must not burn a core.
+    pub exp_backoff_restart_delay: Duration,
+}
+
+/// What one layer of settings says of an app; `None` and empty say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawApp {
+    /// See [`App::name`].
+    pub name: Option<String>,
+    /// See [`App::script`]; relative to `cwd`.
+    pub script: Option<PathBuf>,
+    /// See [`App::cwd`]; relative to the file or directory the app was found in.
+    pub cwd: Option<PathBuf>,
+    /// See [`App::args`].
+    pub args: Option<Vec<String>>,
+    /// See [`App::interpreter`].
+    pub interpreter: Option<String>,
+    /// See [`App::node_args`].
+    pub node_args: Option<Vec<String>>,
+    /// See [`App::env`].
+    pub env: BTreeMap<String, String>,
+    /// The `env_NAME` objects, by NAME.
+    pub env_named: BTreeMap<String, BTreeMap<String, String>>,
+    /// `port`: becomes `PORT` in the environment.
+    pub port: Option<u16>,
+    /// See [`App::workers`].
+    pub instances: Option<Workers>,
+    /// `exec_mode` is "fork": one ordinary process under PM2.
+    pub fork_mode: bool,
+    /// See [`App::instance_var`].
+    pub instance_var: Option<String>,
+    /// See [`App::wait_ready`].
+    pub wait_ready: Option<bool>,
+    /// See [`App::listen_timeout`].
+    pub listen_timeout: Option<Duration>,
+    /// See [`App::kill_timeout`].
+    pub kill_timeout: Option<Duration>,
+    /// See [`App::kill_signal`].
+    pub kill_signal: Option<Signal>,
+    /// See [`App::shutdown_with_message`].
+    pub shutdown_with_message: Option<bool>,
+    /// See [`App::autorestart`].
+    pub autorestart: Option<bool>,
+    /// See [`App::stop_exit_codes`].
+    pub stop_exit_codes: Option<Vec<i32>>,
+    /// See [`App::min_uptime`].
+    pub min_uptime: Option<Duration>,
+    /// See [`App::max_restarts`].
+    pub max_restarts: Option<u32>,
+    /// See [`App::restart_delay`].
+    pub restart_delay: Option<Duration>,
+    /// See [`App::exp_backoff_restart_delay`].
+    pub exp_backoff_restart_delay: Option<Duration>,
+}
+
+/// What resolving needs to know of the place the router runs in.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The directory `cwd` and `script` are relative to; absolute.
+    pub base: &'a Path,
+    /// Cores this process may use.
+    pub cores: usize,
+    /// Workers when no layer says how many.
+    pub workers: Workers,
+    /// `--env NAME`.
+    pub env: Option<&'a str>,
+}
+
+impl RawApp {
+    /// This layer laid over `below`: what this one leaves open, `below` answers.
+    pub fn over(self, below: Self) -> Self {
+        let mut env = below.env;
+        env.extend(self.env);
+        let mut env_named = below.env_named;
+        env_named.extend(self.env_named);
+        Self {
+            name: self.name.or(below.name),
+            script: self.script.or(below.script),
+            cwd: self.cwd.or(below.cwd),
+            args: self.args.or(below.args),
+            interpreter: self.interpreter.or(below.interpreter),
+            node_args: self.node_args.or(below.node_args),
+            env,
+            env_named,
+            port: self.port.or(below.port),
+            instances: self.instances.or(below.instances),
+            fork_mode: self.fork_mode || below.fork_mode,
+            instance_var: self.instance_var.or(below.instance_var),
+            wait_ready: self.wait_ready.or(below.wait_ready),
+            listen_timeout: self.listen_timeout.or(below.listen_timeout),
+            kill_timeout: self.kill_timeout.or(below.kill_timeout),
+            kill_signal: self.kill_signal.or(below.kill_signal),
+            shutdown_with_message: self.shutdown_with_message.or(below.shutdown_with_message),
+            autorestart: self.autorestart.or(below.autorestart),
+            stop_exit_codes: self.stop_exit_codes.or(below.stop_exit_codes),
+            min_uptime: self.min_uptime.or(below.min_uptime),
+            max_restarts: self.max_restarts.or(below.max_restarts),
+            restart_delay: self.restart_delay.or(below.restart_delay),
+            exp_backoff_restart_delay: self
+                .exp_backoff_restart_delay
+                .or(below.exp_backoff_restart_delay),
+        }
+    }
+
+    /// Fills what is still open.
+    pub fn resolve(mut self, around: &Surroundings<'_>) -> Result<App, ConfigError> {
+        let label = self.label();
+        let script = self.script.ok_or_else(|| ConfigError::NoScript(label.clone()))?;
+        let cwd = self.cwd.map_or_else(|| around.base.to_owned(), |cwd| around.base.join(cwd));
+        let script = cwd.join(script);
+
+        let mut env = self.env;
+        // An explicit PORT in `env` is the more particular of the two.
+        if let Some(port) = self.port {
+            env.entry("PORT".to_owned()).or_insert_with(|| port.to_string());
+        }
+        if let Some(name) = around.env {
+            match self.env_named.remove(name) {
+                Some(named) => env.extend(named),
+                None => {
+                    return Err(ConfigError::Environment {
+                        app: label,
+                        name: name.to_owned(),
+                        known: self.env_named.into_keys().map(|key| format!("env_{key}")).collect(),
+                    });
+                }
+            }
+        }
+        Ok(App {
+            name: label,
+            workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
+            script,
+            cwd,
+            args: self.args.unwrap_or_default(),
+            interpreter: self.interpreter.unwrap_or_else(|| "node".to_owned()),
+            node_args: self.node_args.unwrap_or_default(),
+            env,
+            instance_var: self.instance_var.unwrap_or_else(|| "NODE_APP_INSTANCE".to_owned()),
+            wait_ready: self.wait_ready.unwrap_or(false),
+            listen_timeout: self.listen_timeout.unwrap_or(Duration::from_millis(3000)),
+            kill_timeout: self.kill_timeout.unwrap_or(Duration::from_millis(1600)),
+            kill_signal: self.kill_signal.unwrap_or(Signal::SIGINT),
+            shutdown_with_message: self.shutdown_with_message.unwrap_or(false),
+            autorestart: self.autorestart.unwrap_or(true),
+            stop_exit_codes: self.stop_exit_codes.unwrap_or_default(),
+            min_uptime: self.min_uptime.unwrap_or(Duration::from_millis(1000)),
+            max_restarts: self.max_restarts.unwrap_or(16),
+            restart_delay: self.restart_delay.unwrap_or(Duration::ZERO),
+            exp_backoff_restart_delay: self
+                .exp_backoff_restart_delay
+                .unwrap_or(Duration::from_millis(10)),
+        })
+    }
+
+    /// The app's name, or the one its script gives it, as PM2 does.
+    pub fn label(&self) -> String {
+        let stem = || {
+            let stem = self.script.as_deref().and_then(Path::file_stem);
+            stem.map_or_else(|| "app".to_owned(), |stem| stem.to_string_lossy().into_owned())
+        };
+        self.name.clone().unwrap_or_else(stem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(env: Option<&str>) -> Surroundings<'_> {
+        Surroundings { base: Path::new("/srv/app"), cores: 4, workers: Workers::MAX, env }
+    }
+
+    fn script(path: &str) -> RawApp {
+        RawApp { script: Some(path.into()), ..RawApp::default() }
+    }
+
+    #[test]
+    fn the_defaults_are_pm2s_but_for_the_backoff() {
+        let app = script("server.js").resolve(&around(None)).expect("it has a script");
+        assert_eq!(app.name, "server");
+        assert_eq!(app.script, Path::new("/srv/app/server.js"));
+        assert_eq!(app.cwd, Path::new("/srv/app"));
+        assert_eq!((app.workers, app.max_restarts), (4, 16));
+        assert_eq!((app.interpreter.as_str(), app.kill_signal), ("node", Signal::SIGINT));
+        assert_eq!(app.listen_timeout.as_millis(), 3000);
+        assert_eq!(app.kill_timeout.as_millis(), 1600);
+        assert_eq!(app.min_uptime.as_millis(), 1000);
+        assert_eq!(app.exp_backoff_restart_delay.as_millis(), 10);
+        assert!(app.autorestart && !app.wait_ready && !app.shutdown_with_message);
+    }
+
+    #[test]
+    fn the_upper_layer_wins_where_it_speaks() {
+        let mut above = script("a.js");
+        above.wait_ready = Some(false);
+        above.env.insert("X".into(), "above".into());
+        let mut below = script("b.js");
+        below.wait_ready = Some(true);
+        below.name = Some("below".into());
+        below.env.insert("X".into(), "below".into());
+        below.env.insert("Y".into(), "below".into());
+        let app = above.over(below).resolve(&around(None)).expect("resolves");
+        assert_eq!((app.name.as_str(), app.wait_ready), ("below", false));
+        assert!(app.script.ends_with("a.js"));
+        assert_eq!((app.env["X"].as_str(), app.env["Y"].as_str()), ("above", "below"));
+    }
+
+    #[test]
+    fn a_relative_cwd_moves_the_script() {
+        let raw = RawApp { cwd: Some("sub".into()), ..script("./a.js") };
+        let app = raw.resolve(&around(None)).expect("resolves");
+        assert_eq!((app.cwd, app.script), ("/srv/app/sub".into(), "/srv/app/sub/./a.js".into()));
+    }
+
+    #[test]
+    fn a_named_environment_lies_over_the_common_one() {
+        let mut raw = RawApp { port: Some(3000), ..script("a.js") };
+        raw.env.insert("MODE".into(), "dev".into());
+        let production = BTreeMap::from([("MODE".to_owned(), "prod".to_owned())]);
+        raw.env_named.insert("production".into(), production);
+        let app = raw.clone().resolve(&around(Some("production"))).expect("resolves");
+        assert_eq!((app.env["MODE"].as_str(), app.env["PORT"].as_str()), ("prod", "3000"));
+
+        let error = raw.resolve(&around(Some("staging"))).expect_err("there is none").to_string();
+        assert_eq!(error, "app a has no env_staging; it has env_production");
+    }
+}

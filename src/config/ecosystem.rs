@@ -1,0 +1,385 @@
+//! An ecosystem file's value, as JSON, into apps.
+//!
+//! It refuses values of the wrong kind, with file, app and key; it only warns of keys it does
+//! not know or does not act on, so that a file written for PM2 runs unchanged.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::keys::{self, Use};
+use super::{ConfigError, RawApp, milliseconds, split_words};
+
+/// The longest excerpt of a wrong value shown in an error, in characters.
+const EXCERPT_MAX: usize = 60;
+
+/// The apps of a file, and what to tell the operator about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ecosystem {
+    /// In the file's order; at least one.
+    pub apps: Vec<RawApp>,
+    /// One line each.
+    pub warnings: Vec<String>,
+}
+
+impl Ecosystem {
+    /// Reads the value a file exports: `{apps: [...]}`, a list of apps, or one app.
+    pub fn from_json(file: &str, exported: &Value) -> Result<Self, ConfigError> {
+        let problem = |problem: &str| ConfigError::File {
+            file: file.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let list = match exported {
+            Value::Object(object) => object.get("apps").unwrap_or(exported),
+            other => other,
+        };
+        let apps: Vec<&Value> = match list {
+            Value::Array(apps) => apps.iter().collect(),
+            Value::Object(_) => vec![list],
+            _ => return Err(problem("it exports no `apps`; export { apps: [{ script: … }] }")),
+        };
+        if apps.is_empty() {
+            return Err(problem("its `apps` is empty"));
+        }
+        let mut ecosystem = Self::default();
+        for (place, app) in apps.into_iter().enumerate() {
+            let Value::Object(app) = app else {
+                return Err(problem(&format!("`apps[{place}]` is no object")));
+            };
+            let name = app.get("name").and_then(Value::as_str);
+            let label = name.map_or_else(|| format!("apps[{place}]"), str::to_owned);
+            let reader = Reader { file, app: label };
+            let raw = reader.read(app, &mut ecosystem.warnings)?;
+            ecosystem.apps.push(raw);
+        }
+        Ok(ecosystem)
+    }
+}
+
+/// The app `--only` names, or the only one.
+pub fn select(file: &str, apps: Vec<RawApp>, only: Option<&str>) -> Result<RawApp, ConfigError> {
+    let names: Vec<String> = apps.iter().map(RawApp::label).collect();
+    let mut chosen =
+        apps.into_iter().zip(&names).filter(|(_, name)| only.is_none_or(|only| only == *name));
+    match (chosen.next(), chosen.next()) {
+        (Some((app, _)), None) => Ok(app),
+        _ => Err(ConfigError::Choose {
+            file: file.to_owned(),
+            names: names.clone(),
+            wanted: only.filter(|only| !names.iter().any(|name| name == only)).map(str::to_owned),
+        }),
+    }
+}
+
+/// Reads one app's keys, knowing what to call it in an error.
+struct Reader<'a> {
+    file: &'a str,
+    app: String,
+}
+
+impl Reader<'_> {
+    fn read(
+        &self,
+        app: &Map<String, Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<RawApp, ConfigError> {
+        let mut raw = RawApp::default();
+        let mut ignored = Vec::new();
+        for (key, value) in app {
+            // A null is what is left of `undefined`: PM2 takes it as not given.
+            if value.is_null() {
+                continue;
+            }
+            if let Some(name) = key.strip_prefix("env_") {
+                raw.env_named.insert(name.to_owned(), self.environment(key, value)?);
+                continue;
+            }
+            match keys::find(key) {
+                Some((name, Use::Honoured)) => self.set(&mut raw, name, key, value)?,
+                Some((_, Use::Ignored)) => ignored.push(key.as_str()),
+                None => warnings.push(format!(
+                    "{}: app {}: unknown key `{key}`{}",
+                    self.file,
+                    self.app,
+                    keys::nearest(key)
+                        .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+                )),
+            }
+        }
+        if !ignored.is_empty() {
+            warnings.push(format!(
+                "{}: app {}: not acted on in this version: {}",
+                self.file,
+                self.app,
+                ignored.join(", ")
+            ));
+        }
+        Ok(raw)
+    }
+
+    fn set(
+        &self,
+        raw: &mut RawApp,
+        name: &str,
+        key: &str,
+        value: &Value,
+    ) -> Result<(), ConfigError> {
+        match name {
+            "script" => raw.script = Some(self.text(key, value)?.into()),
+            "name" => raw.name = Some(self.scalar(key, value)?),
+            "cwd" => raw.cwd = Some(self.text(key, value)?.into()),
+            "args" => raw.args = Some(self.words(key, value)?),
+            "interpreter" => raw.interpreter = Some(self.text(key, value)?),
+            "node_args" => raw.node_args = Some(self.words(key, value)?),
+            "env" => raw.env = self.environment(key, value)?,
+            "port" => raw.port = Some(self.parsed(key, value, "a port, 1 to 65535")?),
+            "instances" => {
+                raw.instances = Some(self.parsed(key, value, "1 to 1024, \"max\", or -N")?);
+            }
+            "exec_mode" => raw.fork_mode = self.fork_mode(key, value)?,
+            "instance_var" => raw.instance_var = Some(self.text(key, value)?),
+            "wait_ready" => raw.wait_ready = Some(self.flag(key, value)?),
+            "listen_timeout" => raw.listen_timeout = Some(self.duration(key, value)?),
+            "kill_timeout" => raw.kill_timeout = Some(self.duration(key, value)?),
+            "shutdown_with_message" => raw.shutdown_with_message = Some(self.flag(key, value)?),
+            "autorestart" => raw.autorestart = Some(self.flag(key, value)?),
+            "stop_exit_codes" => raw.stop_exit_codes = Some(self.codes(key, value)?),
+            "min_uptime" => raw.min_uptime = Some(self.duration(key, value)?),
+            "max_restarts" => raw.max_restarts = Some(self.parsed(key, value, "a number")?),
+            "restart_delay" => raw.restart_delay = Some(self.duration(key, value)?),
+            "exp_backoff_restart_delay" => {
+                raw.exp_backoff_restart_delay = Some(self.duration(key, value)?);
+            }
+            _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, key: &str, value: &Value, wanted: &'static str) -> ConfigError {
+        let mut got = value.to_string();
+        if let Some((end, _)) = got.char_indices().nth(EXCERPT_MAX) {
+            got.truncate(end);
+            got.push('…');
+        }
+        ConfigError::Value {
+            file: self.file.to_owned(),
+            app: self.app.clone(),
+            key: key.to_owned(),
+            got,
+            wanted,
+        }
+    }
+
+    fn text(&self, key: &str, value: &Value) -> Result<String, ConfigError> {
+        match value {
+            Value::String(text) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(self.wrong(key, value, "a string")),
+        }
+    }
+
+    /// A string, or a number written without quotes.
+    fn scalar(&self, key: &str, value: &Value) -> Result<String, ConfigError> {
+        match value {
+            Value::Number(number) => Ok(number.to_string()),
+            _ => self.text(key, value),
+        }
+    }
+
+    fn parsed<T: FromStr>(
+        &self,
+        key: &str,
+        value: &Value,
+        wanted: &'static str,
+    ) -> Result<T, ConfigError> {
+        let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, wanted))?;
+        text.trim().parse().map_err(|_| self.wrong(key, value, wanted))
+    }
+
+    fn flag(&self, key: &str, value: &Value) -> Result<bool, ConfigError> {
+        match value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::String(text) if text == "true" => Ok(true),
+            Value::String(text) if text == "false" => Ok(false),
+            _ => Err(self.wrong(key, value, "true or false")),
+        }
+    }
+
+    fn duration(&self, key: &str, value: &Value) -> Result<Duration, ConfigError> {
+        const WANTED: &str = "milliseconds (1600) or a duration with a unit (\"3s\")";
+        let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, WANTED))?;
+        milliseconds(&text).map_err(|_| self.wrong(key, value, WANTED))
+    }
+
+    fn words(&self, key: &str, value: &Value) -> Result<Vec<String>, ConfigError> {
+        const WANTED: &str = "a string or a list of strings";
+        match value {
+            Value::String(line) => Ok(split_words(line)),
+            Value::Array(words) => words
+                .iter()
+                .map(|word| match word {
+                    Value::String(word) => Ok(word.clone()),
+                    Value::Number(_) | Value::Bool(_) => Ok(word.to_string()),
+                    _ => Err(self.wrong(key, value, WANTED)),
+                })
+                .collect(),
+            _ => Err(self.wrong(key, value, WANTED)),
+        }
+    }
+
+    fn codes(&self, key: &str, value: &Value) -> Result<Vec<i32>, ConfigError> {
+        const WANTED: &str = "an exit code or a list of exit codes";
+        let one = |value: &Value| self.parsed::<i32>(key, value, WANTED);
+        match value {
+            Value::Array(codes) => codes.iter().map(one).collect(),
+            Value::String(codes) => codes
+                .split(',')
+                .map(|code| code.trim().parse().map_err(|_| self.wrong(key, value, WANTED)))
+                .collect(),
+            code => Ok(vec![one(code)?]),
+        }
+    }
+
+    fn fork_mode(&self, key: &str, value: &Value) -> Result<bool, ConfigError> {
+        match value.as_str() {
+            Some("fork" | "fork_mode") => Ok(true),
+            Some("cluster" | "cluster_mode") => Ok(false),
+            _ => Err(self.wrong(key, value, "\"cluster\" or \"fork\"")),
+        }
+    }
+
+    fn environment(
+        &self,
+        key: &str,
+        value: &Value,
+    ) -> Result<BTreeMap<String, String>, ConfigError> {
+        let Value::Object(object) = value else {
+            return Err(self.wrong(key, value, "an object of environment variables"));
+        };
+        let variables = object.iter().filter(|(_, value)| !value.is_null());
+        variables
+            .map(|(name, value)| {
+                if name.is_empty() || name.contains(['=', '\0']) {
+                    return Err(self.wrong(key, value, "under a name without `=`"));
+                }
+                // Objects become JSON, as under PM2.
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                if text.contains('\0') {
+                    return Err(self.wrong(key, value, "without NUL bytes"));
+                }
+                Ok((name.clone(), text))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Workers;
+    use serde_json::json;
+
+    fn read(value: &Value) -> Result<Ecosystem, ConfigError> {
+        Ecosystem::from_json("ecosystem.config.js", value)
+    }
+
+    #[test]
+    fn a_pm2_file_is_read() {
+        let file = json!({ "apps": [{
+            "name": "chat", "exec": "./server.js", "i": "max", "exec_mode": "cluster",
+            "args": "--a 'b c'", "interpreter_args": ["--inspect", 1], "port": 3000,
+            "env": { "A": 1, "B": true, "C": "x", "D": null, "E": { "f": [1] } },
+            "env_production": { "NODE_ENV": "production" },
+            "wait_ready": true, "listen_timeout": "5s", "kill_timeout": 3000, "min_uptime": "2000",
+            "max_restarts": 5, "stop_exit_codes": [0, "3"], "autorestart": "false",
+            "restart_delay": null,
+        }], "deploy": {} });
+        let ecosystem = read(&file).expect("it is PM2's");
+        assert_eq!(ecosystem.warnings, Vec::<String>::new());
+        let app = &ecosystem.apps[0];
+        assert_eq!(app.script.as_deref(), Some("./server.js".as_ref()));
+        assert_eq!(app.instances, Some(Workers::MAX));
+        assert_eq!(app.args.as_deref(), Some(&["--a".to_owned(), "b c".to_owned()][..]));
+        assert_eq!(app.node_args.as_deref(), Some(&["--inspect".to_owned(), "1".to_owned()][..]));
+        assert_eq!((app.env["A"].as_str(), app.env["B"].as_str()), ("1", "true"));
+        assert_eq!((app.env["E"].as_str(), app.env.get("D")), (r#"{"f":[1]}"#, None));
+        assert_eq!(app.env_named["production"]["NODE_ENV"], "production");
+        assert_eq!(app.listen_timeout, Some(Duration::from_secs(5)));
+        assert_eq!(app.min_uptime, Some(Duration::from_secs(2)));
+        assert_eq!(app.stop_exit_codes.as_deref(), Some(&[0, 3][..]));
+        assert_eq!((app.autorestart, app.restart_delay), (Some(false), None));
+    }
+
+    #[test]
+    fn other_shapes_hold_apps_too() {
+        for file in [
+            json!([{ "script": "a.js" }]),
+            json!({ "script": "a.js" }),
+            json!({ "apps": { "script": "a.js" } }),
+        ] {
+            assert_eq!(read(&file).expect("an app").apps.len(), 1, "{file}");
+        }
+        for file in [json!({ "apps": [] }), json!({ "apps": "a.js" }), json!(3), json!([1])] {
+            assert!(read(&file).is_err(), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_names_file_app_and_key() {
+        for (key, value, wanted) in [
+            ("wait_ready", json!("yes"), "true or false"),
+            ("instances", json!("many"), "max"),
+            ("instances", json!(1.5), "max"),
+            ("kill_timeout", json!("soon"), "milliseconds"),
+            ("port", json!(70000), "a port"),
+            ("args", json!(5), "a string or a list"),
+            ("env", json!(["A=1"]), "environment variables"),
+            ("exec_mode", json!("thread"), "cluster"),
+            ("stop_exit_codes", json!(["x"]), "exit code"),
+            ("script", json!({}), "a string"),
+            ("max_restarts", json!(-1), "a number"),
+        ] {
+            let file = json!({ "apps": [{ "name": "chat", key: value }] });
+            let error = read(&file).expect_err(key).to_string();
+            for part in ["ecosystem.config.js", "app chat", key, wanted] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_without_effect_are_told_in_one_line_each() {
+        let file =
+            json!({ "apps": [{ "script": "a.js", "watch": true, "out": "x", "instnaces": 2 }] });
+        let warnings = read(&file).expect("warnings only").warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            warnings.iter().any(|line| line.contains("`instnaces`; did you mean `instances`?"))
+        );
+        assert!(warnings.iter().any(|line| line.contains("out") && line.contains("watch")));
+    }
+
+    #[test]
+    fn every_honoured_key_is_read() {
+        // The table says which keys are honoured; `set` must know each of them, or its debug
+        // assertion fails here.
+        for key in keys::honoured_names() {
+            let refused = read(&json!({ "apps": [{ key: [[]] }] }));
+            assert!(refused.is_err(), "{key}: a list of a list is no value for any key");
+        }
+    }
+
+    #[test]
+    fn of_several_apps_one_must_be_chosen() {
+        let apps = || {
+            let file = json!([{ "name": "a", "script": "x.js" }, { "script": "b.js" }]);
+            read(&file).expect("two apps").apps
+        };
+        assert_eq!(select("f", apps(), Some("b")).expect("b is there").label(), "b");
+        let error = select("f", apps(), None).expect_err("which?").to_string();
+        assert_eq!(error, "f describes 2 apps: a, b; choose one with --only NAME");
+        let error = select("f", apps(), Some("c")).expect_err("no c").to_string();
+        assert!(error.ends_with("(there is no app named c)"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! The keys PM2 knows in an ecosystem file, their aliases, and which this version acts on.
+//!
+//! One table: what is read, what is warned about, and what a misspelt key is compared with.
+
+/// What this version does with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It is acted on.
+    Honoured,
+    /// PM2 acts on it, this version does not.
+    Ignored,
+}
+
+/// A key and its aliases.
+struct Key {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    usage: Use,
+}
+
+const fn honoured(name: &'static str, aliases: &'static [&'static str]) -> Key {
+    Key { name, aliases, usage: Use::Honoured }
+}
+
+const fn ignored(name: &'static str, aliases: &'static [&'static str]) -> Key {
+    Key { name, aliases, usage: Use::Ignored }
+}
+
+/// Every key; `env_NAME` besides, whatever NAME is.
+const KEYS: &[Key] = &[
+    honoured("script", &["exec"]),
+    honoured("name", &[]),
+    honoured("cwd", &[]),
+    honoured("args", &[]),
+    honoured("interpreter", &["exec_interpreter"]),
+    honoured("node_args", &["interpreter_args"]),
+    honoured("env", &[]),
+    honoured("port", &[]),
+    honoured("instances", &["i"]),
+    honoured("exec_mode", &[]),
+    honoured("instance_var", &[]),
+    honoured("wait_ready", &[]),
+    honoured("listen_timeout", &[]),
+    honoured("kill_timeout", &[]),
+    honoured("shutdown_with_message", &[]),
+    honoured("autorestart", &[]),
+    honoured("stop_exit_codes", &[]),
+    honoured("min_uptime", &[]),
+    honoured("max_restarts", &[]),
+    honoured("restart_delay", &[]),
+    honoured("exp_backoff_restart_delay", &[]),
+    ignored("append_env_to_name", &[]),
+    ignored("automation", &[]),
+    ignored("autostart", &[]),
+    ignored("auto_exit", &[]),
+    ignored("cron_restart", &["cron"]),
+    ignored("deep_monitoring", &[]),
+    ignored("disable_logs", &[]),
+    ignored("disable_source_map_support", &[]),
+    ignored("error_file", &["error", "err", "err_file", "err_log"]),
+    ignored("filter_env", &[]),
+    ignored("force", &[]),
+    ignored("gid", &[]),
+    ignored("ignore_watch", &[]),
+    ignored("increment_var", &[]),
+    ignored("kill_retry_time", &[]),
+    ignored("log_date_format", &[]),
+    ignored("log_file", &["log"]),
+    ignored("log_type", &[]),
+    ignored("max_memory_restart", &[]),
+    ignored("merge_logs", &["combine_logs"]),
+    ignored("namespace", &[]),
+    ignored("out_file", &["out", "output", "out_log"]),
+    ignored("pid_file", &["pid"]),
+    ignored("pmx", &[]),
+    ignored("post_update", &[]),
+    ignored("source_map_support", &[]),
+    ignored("time", &[]),
+    ignored("trace", &[]),
+    ignored("treekill", &[]),
+    ignored("uid", &["user"]),
+    ignored("vizion", &[]),
+    ignored("watch", &[]),
+    ignored("watch_delay", &[]),
+    ignored("watch_options", &[]),
+];
+
+/// The key's first name and its use.
+pub(super) fn find(written: &str) -> Option<(&'static str, Use)> {
+    let key = KEYS.iter().find(|key| key.name == written || key.aliases.contains(&written))?;
+    Some((key.name, key.usage))
+}
+
+/// The first names of the keys that are acted on.
+#[cfg(test)]
+pub(super) fn honoured_names() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(|key| key.usage == Use::Honoured).map(|key| key.name)
+}
+
+/// The known name a misspelt key most resembles, if it resembles one at all.
+pub(super) fn nearest(written: &str) -> Option<&'static str> {
+    let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases));
+    let normal = normalized(written);
+    let (distance, name) =
+        names.map(|name| (edit_distance(&normal, &normalized(name)), *name)).min()?;
+    // A third of the letters wrong is another word, not a misspelling.
+    (distance * 3 <= written.len().max(3)).then_some(name)
+}
+
+/// `waitReady` and `wait-ready` are `wait_ready` spelt differently.
+fn normalized(key: &str) -> String {
+    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// Insertions, deletions and replacements of one letter between two words.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        row[0] = left;
+        for (j, b) in b.iter().enumerate() {
+            let above = row[j + 1];
+            let replaced = diagonal + usize::from(a != *b);
+            left = replaced.min(above + 1).min(left + 1);
+            diagonal = above;
+            row[j + 1] = left;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_lead_to_the_first_name() {
+        assert_eq!(find("exec"), Some(("script", Use::Honoured)));
+        assert_eq!(find("cron"), Some(("cron_restart", Use::Ignored)));
+        assert_eq!(find("nothing"), None);
+    }
+
+    #[test]
+    fn a_misspelling_finds_its_word() {
+        for (written, name) in [
+            ("instnaces", Some("instances")),
+            ("waitReady", Some("wait_ready")),
+            ("max_restart", Some("max_restarts")),
+            ("scripts", Some("script")),
+            ("banana", None),
+        ] {
+            assert_eq!(nearest(written), name, "{written}");
+        }
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, distance) in [("", "abc", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
+            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
+        }
+    }
+}
