@@ -1,8 +1,5 @@
 //! The choice of a worker for a request that has no session, or one that nobody knows.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::WorkerId;
 use super::roster::Roster;
 
@@ -16,34 +13,6 @@ pub enum Balance {
     RoundRobin,
     /// Any, by chance.
     Random,
-}
-
-/// A `--balance` that is not one.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown balance `{0}`; use least-connection, round-robin or random")]
-pub struct UnknownBalance(String);
-
-impl FromStr for Balance {
-    type Err = UnknownBalance;
-
-    fn from_str(name: &str) -> Result<Self, UnknownBalance> {
-        match name {
-            "least-connection" => Ok(Self::LeastConnection),
-            "round-robin" => Ok(Self::RoundRobin),
-            "random" => Ok(Self::Random),
-            other => Err(UnknownBalance(other.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LeastConnection => "least-connection",
-            Self::RoundRobin => "round-robin",
-            Self::Random => "random",
-        })
-    }
 }
 
 impl Balance {
@@ -116,14 +85,6 @@ mod tests {
 
     fn any(_: WorkerId) -> bool {
         true
-    }
-
-    #[test]
-    fn names_go_both_ways() {
-        for balance in [Balance::LeastConnection, Balance::RoundRobin, Balance::Random] {
-            assert_eq!(balance.to_string().parse(), Ok(balance));
-        }
-        assert!("least-lag".parse::<Balance>().is_err());
     }
 
     #[test]

@@ -7,7 +7,6 @@ pub mod roster;
 pub mod session_table;
 
 use std::fmt;
-use std::hash::BuildHasher;
 
 use ahash::RandomState;
 
