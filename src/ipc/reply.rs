@@ -25,8 +25,11 @@ pub struct SockName {
 const CLUSTER: Value<'static> = Text("NODE_CLUSTER");
 const HANDLE: Value<'static> = Text("NODE_HANDLE");
 
+#[cfg(test)]
 const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
+#[cfg(test)]
 const HANDLE_NACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_NACK"))]);
+#[cfg(test)]
 const STICKY_CONNECTION: Value<'static> = Object(&[
     ("cmd", HANDLE),
     ("type", Text("net.Socket")),
@@ -173,4 +176,41 @@ fn write(serialization: Serialization, value: Value<'_>) -> Bytes {
         Serialization::Advanced => v8::write(&value),
         Serialization::Json => json::write(&value),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::Serialization::{Advanced, Json};
+    use crate::ipc::message::{Message, read};
+    use crate::ipc::unhex;
+
+    #[test]
+    fn constants_are_what_the_writers_write() {
+        for s in [Advanced, Json] {
+            assert_eq!(handle_ack(s), write(s, HANDLE_ACK));
+            assert_eq!(handle_nack(s), write(s, HANDLE_NACK));
+            assert_eq!(sticky_connection(s), write(s, STICKY_CONNECTION));
+            assert_eq!(read(s, &handle_ack(s)), Message::HandleAck);
+            assert_eq!(read(s, &handle_nack(s)), Message::HandleNack);
+            assert_eq!(read(s, &new_connection(s, "k€", 1)), Message::Handle { key: None });
+        }
+        assert_eq!(sticky_connection(Advanced).len(), 86);
+        let wide = write(Advanced, Object(&[("aa", Text("€"))]));
+        assert_eq!(wide[4..], unhex("ff0f6f2202616100 6302ac207b01"));
+    }
+
+    #[test]
+    fn the_end_of_an_adapter_is_read_as_it_is_written() {
+        let uid = Uid::new(b"0123456789abcdef").unwrap();
+        for s in [Advanced, Json] {
+            for nsp in ["/", "/é", "/€"] {
+                let Message::Packet(packet) = read(s, &adapter_close(s, &uid, nsp)) else {
+                    panic!("not a packet");
+                };
+                assert_eq!(packet.kind, PacketKind::AdapterClose);
+                assert_eq!((packet.uid, packet.nsp.as_deref()), (Some(uid), Some(nsp)));
+            }
+        }
+    }
 }
