@@ -1,0 +1,216 @@
+//! The frames the router writes to a worker.
+//!
+//! Owns their shapes, keys in the order in which Node's own primary writes them. Every function returns a
+//! whole frame for either serialization; the ones said for every socket are constants. It refuses
+//! to say when they are due: that is the channel's business.
+
+use bytes::Bytes;
+
+use super::Serialization;
+use super::packet::{PacketKind, SOURCE, Uid};
+use super::value::Value::{self, Int, Null, Object, Text};
+use super::{json, v8};
+
+/// The address a server got, as the worker's `server.address()` will give it.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct SockName {
+    /// The host's address.
+    pub address: String,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// The port; the one asked for, unless that was 0.
+    pub port: u16,
+}
+
+const CLUSTER: Value<'static> = Text("NODE_CLUSTER");
+const HANDLE: Value<'static> = Text("NODE_HANDLE");
+
+#[cfg(test)]
+const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
+#[cfg(test)]
+const HANDLE_NACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_NACK"))]);
+#[cfg(test)]
+const STICKY_CONNECTION: Value<'static> = Object(&[
+    ("cmd", HANDLE),
+    ("type", Text("net.Socket")),
+    ("msg", Object(&[("type", Text("sticky:connection")), ("data", Text(""))])),
+]);
+const SHUTDOWN: Value<'static> = Text("shutdown");
+
+/// The worker's socket was received.
+pub fn handle_ack(serialization: Serialization) -> Bytes {
+    Bytes::from_static(match serialization {
+        Serialization::Advanced => b"\0\0\0\x1b\xff\x0fo\"\x03cmd\"\x0fNODE_HANDLE_ACK{\x01",
+        Serialization::Json => b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n",
+    })
+}
+
+/// The worker's socket was not received; it will send it again.
+pub fn handle_nack(serialization: Serialization) -> Bytes {
+    Bytes::from_static(match serialization {
+        Serialization::Advanced => b"\0\0\0\x1c\xff\x0fo\"\x03cmd\"\x10NODE_HANDLE_NACK{\x01",
+        Serialization::Json => b"{\"cmd\":\"NODE_HANDLE_NACK\"}\n",
+    })
+}
+
+/// A client's socket for a sticky worker. The empty `data` says that all its bytes are still unread.
+pub fn sticky_connection(serialization: Serialization) -> Bytes {
+    Bytes::from_static(match serialization {
+        Serialization::Advanced => {
+            b"\0\0\0\x52\xff\x0fo\"\x03cmd\"\x0bNODE_HANDLE\"\x04type\"\x0anet.Socket\"\x03msgo\
+              \"\x04type\"\x11sticky:connection\"\x04data\"\0{\x02{\x03"
+        }
+        Serialization::Json => {
+            b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\
+              \"msg\":{\"type\":\"sticky:connection\",\"data\":\"\"}}\n"
+        }
+    })
+}
+
+/// A client's socket for the worker's server `key`.
+pub fn new_connection(serialization: Serialization, key: &str, seq: i64) -> Bytes {
+    let message =
+        [("cmd", CLUSTER), ("act", Text("newconn")), ("key", Text(key)), ("seq", Int(seq))];
+    native_handle(serialization, &message)
+}
+
+/// The router listens for the worker. `sockname` is left out for Unix sockets.
+pub fn listen_reply(
+    serialization: Serialization,
+    ack: i64,
+    seq: i64,
+    key: &str,
+    sockname: Option<&SockName>,
+) -> Bytes {
+    let head =
+        [("cmd", CLUSTER), ("errno", Null), ("key", Text(key)), ("ack", Int(ack)), ("data", Null)];
+    let [cmd, errno, key, ack, data] = head;
+    match sockname {
+        None => write(serialization, Object(&[cmd, errno, key, ack, data, ("seq", Int(seq))])),
+        Some(name) => {
+            let name = [
+                ("address", Text(&name.address)),
+                ("family", Text(name.family)),
+                ("port", Int(i64::from(name.port))),
+            ];
+            let name = ("sockname", Object(&name));
+            write(serialization, Object(&[cmd, errno, key, ack, data, name, ("seq", Int(seq))]))
+        }
+    }
+}
+
+/// The router cannot listen for the worker: `errno` is negative, as libuv has it.
+pub fn listen_error(
+    serialization: Serialization,
+    ack: i64,
+    seq: i64,
+    key: &str,
+    errno: i32,
+) -> Bytes {
+    write(serialization, Object(&listen_outcome(errno, key, ack, seq)))
+}
+
+/// The worker shall listen itself, on the bound socket that goes with this frame.
+pub fn shared_handle_reply(serialization: Serialization, ack: i64, seq: i64, key: &str) -> Bytes {
+    native_handle(serialization, &listen_outcome(0, key, ack, seq))
+}
+
+/// The worker's request `ack` has been heard.
+pub fn cluster_ack(serialization: Serialization, ack: i64, seq: i64) -> Bytes {
+    write(serialization, Object(&[("cmd", CLUSTER), ("ack", Int(ack)), ("seq", Int(seq))]))
+}
+
+/// The worker shall close its servers, then its channel.
+pub fn disconnect(serialization: Serialization, seq: i64) -> Bytes {
+    write(
+        serialization,
+        Object(&[("cmd", CLUSTER), ("act", Text("disconnect")), ("seq", Int(seq))]),
+    )
+}
+
+/// All sockets that the worker sent under `key` are closed.
+pub fn socket_all_closed(serialization: Serialization, key: &str) -> Bytes {
+    write(serialization, Object(&[("cmd", Text("NODE_SOCKET_ALL_CLOSED")), ("key", Text(key))]))
+}
+
+/// So many of the sockets that the worker sent under `key` are open.
+pub fn socket_count(serialization: Serialization, key: &str, count: i64) -> Bytes {
+    let cmd = Text("NODE_SOCKET_COUNT");
+    write(serialization, Object(&[("cmd", cmd), ("key", Text(key)), ("count", Int(count))]))
+}
+
+/// The application shall finish, where it listens for this word rather than for a signal.
+pub fn shutdown(serialization: Serialization) -> Bytes {
+    write(serialization, SHUTDOWN)
+}
+
+/// Tells the other adapters that the one of `uid` is gone, so that none waits for its answers.
+pub fn adapter_close(serialization: Serialization, uid: &Uid, nsp: &str) -> Bytes {
+    let packet = [
+        ("type", Int(PacketKind::AdapterClose.number())),
+        ("uid", Text(uid.as_str())),
+        ("nsp", Text(nsp)),
+        ("source", Text(SOURCE)),
+    ];
+    write(serialization, Object(&packet))
+}
+
+fn native_handle(serialization: Serialization, message: &[(&str, Value<'_>)]) -> Bytes {
+    let envelope = [("cmd", HANDLE), ("type", Text("net.Native")), ("msg", Object(message))];
+    write(serialization, Object(&envelope))
+}
+
+fn listen_outcome(errno: i32, key: &str, ack: i64, seq: i64) -> [(&'static str, Value<'_>); 6] {
+    [
+        ("cmd", CLUSTER),
+        ("errno", Int(i64::from(errno))),
+        ("key", Text(key)),
+        ("ack", Int(ack)),
+        ("data", Null),
+        ("seq", Int(seq)),
+    ]
+}
+
+fn write(serialization: Serialization, value: Value<'_>) -> Bytes {
+    Bytes::from(match serialization {
+        Serialization::Advanced => v8::write(&value),
+        Serialization::Json => json::write(&value),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::Serialization::{Advanced, Json};
+    use crate::ipc::message::{Message, read};
+    use crate::ipc::unhex;
+
+    #[test]
+    fn constants_are_what_the_writers_write() {
+        for s in [Advanced, Json] {
+            assert_eq!(handle_ack(s), write(s, HANDLE_ACK));
+            assert_eq!(handle_nack(s), write(s, HANDLE_NACK));
+            assert_eq!(sticky_connection(s), write(s, STICKY_CONNECTION));
+            assert_eq!(read(s, &handle_ack(s)), Message::HandleAck);
+            assert_eq!(read(s, &handle_nack(s)), Message::HandleNack);
+            assert_eq!(read(s, &new_connection(s, "k€", 1)), Message::Handle { key: None });
+        }
+        assert_eq!(sticky_connection(Advanced).len(), 86);
+        let wide = write(Advanced, Object(&[("aa", Text("€"))]));
+        assert_eq!(wide[4..], unhex("ff0f6f2202616100 6302ac207b01"));
+    }
+
+    #[test]
+    fn the_end_of_an_adapter_is_read_as_it_is_written() {
+        let uid = Uid::new(b"0123456789abcdef").unwrap();
+        for s in [Advanced, Json] {
+            for nsp in ["/", "/é", "/€"] {
+                let Message::Packet(packet) = read(s, &adapter_close(s, &uid, nsp)) else {
+                    panic!("not a packet");
+                };
+                assert_eq!(packet.kind, PacketKind::AdapterClose);
+                assert_eq!((packet.uid, packet.nsp.as_deref()), (Some(uid), Some(nsp)));
+            }
+        }
+    }
+}

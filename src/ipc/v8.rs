@@ -1,0 +1,430 @@
+//! V8's serialization: a skipper that reads the outermost keys of a value, and a writer.
+//!
+//! Owns the tags. To find the end of a value the reader must know how long each kind is, but not what
+//! it means, and most of the format is simpler that way: an object, an array, a Map are all "values
+//! until their end tag", keys among them. So one loop with a stack of awaited end tags walks any
+//! nesting without recursing. It refuses what it does not know: after an unknown tag the rest of
+//! the frame has no structure, and the value is unreadable.
+
+use super::frame::LENGTH_PREFIX;
+use super::value::{Fields, Scalar, Text, Top, Value};
+
+/// First byte of every serialized value, in front of the version.
+pub(super) const VERSION_TAG: u8 = 0xff;
+/// The version Node writes, and the one the router writes: every reader accepts its elders.
+pub(super) const VERSION: u8 = 15;
+/// The version Deno writes.
+const VERSION_DENO: u8 = 16;
+
+/// How deep a value may nest. V8 itself recurses as it writes, and gives up far earlier.
+const MAX_DEPTH: usize = 1 << 16;
+
+mod tag {
+    pub(super) const PADDING: u8 = 0;
+    pub(super) const ARRAY_BUFFER: u8 = b'B';
+    pub(super) const ARRAY_BUFFER_VIEW: u8 = b'V';
+    pub(super) const BEGIN_DENSE_ARRAY: u8 = b'A';
+    pub(super) const BEGIN_ERROR: u8 = b'r';
+    pub(super) const BEGIN_MAP: u8 = b';';
+    pub(super) const BEGIN_OBJECT: u8 = b'o';
+    pub(super) const BEGIN_SET: u8 = b'\'';
+    pub(super) const BEGIN_SPARSE_ARRAY: u8 = b'a';
+    pub(super) const BIGINT: u8 = b'Z';
+    pub(super) const BIGINT_OBJECT: u8 = b'z';
+    pub(super) const DATE: u8 = b'D';
+    pub(super) const DOUBLE: u8 = b'N';
+    pub(super) const END_DENSE_ARRAY: u8 = b'$';
+    pub(super) const END_ERROR: u8 = b'.';
+    pub(super) const END_MAP: u8 = b':';
+    pub(super) const END_OBJECT: u8 = b'{';
+    pub(super) const END_SET: u8 = b',';
+    pub(super) const END_SPARSE_ARRAY: u8 = b'@';
+    pub(super) const FALSE: u8 = b'F';
+    pub(super) const FALSE_OBJECT: u8 = b'x';
+    pub(super) const HOLE: u8 = b'-';
+    pub(super) const HOST_OBJECT: u8 = b'\\';
+    pub(super) const INT32: u8 = b'I';
+    pub(super) const LATIN1: u8 = b'"';
+    pub(super) const NULL: u8 = b'0';
+    pub(super) const NUMBER_OBJECT: u8 = b'n';
+    pub(super) const REFERENCE: u8 = b'^';
+    pub(super) const REGEXP: u8 = b'R';
+    pub(super) const RESIZABLE_ARRAY_BUFFER: u8 = b'~';
+    pub(super) const SHARED_ARRAY_BUFFER: u8 = b'u';
+    pub(super) const STRING_OBJECT: u8 = b's';
+    pub(super) const TRANSFERRED_ARRAY_BUFFER: u8 = b't';
+    pub(super) const TRUE: u8 = b'T';
+    pub(super) const TRUE_OBJECT: u8 = b'y';
+    pub(super) const UINT32: u8 = b'U';
+    pub(super) const UNDEFINED: u8 = b'_';
+    pub(super) const UTF16: u8 = b'c';
+    pub(super) const UTF8: u8 = b'S';
+    pub(super) const VERIFY_OBJECT_COUNT: u8 = b'?';
+
+    // Within an error only, where bytes have other meanings.
+    pub(super) const ERROR_CAUSE: u8 = b'c';
+    pub(super) const ERROR_MESSAGE: u8 = b'm';
+    pub(super) const ERROR_STACK: u8 = b's';
+    /// EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError.
+    pub(super) const ERROR_PROTOTYPES: &[u8] = b"ERFSTU";
+}
+
+/// What a payload (without its length prefix) says at the top; None when it cannot be read.
+pub(super) fn read(payload: &[u8]) -> Option<Top<'_>> {
+    let [VERSION_TAG, VERSION | VERSION_DENO, rest @ ..] = payload else { return None };
+    let mut cursor = Cursor { rest };
+    let first = cursor.tag()?;
+    if first != tag::BEGIN_OBJECT {
+        return Some(match cursor.scalar(first)? {
+            Scalar::Text(text) => Top::Text(text),
+            _ => Top::Opaque,
+        });
+    }
+    let mut fields = Box::<Fields<'_>>::default();
+    loop {
+        let key = cursor.tag()?;
+        if key == tag::END_OBJECT {
+            return Some(Top::Object(fields));
+        }
+        let key = cursor.scalar(key)?;
+        let value = cursor.tag()?;
+        let value = cursor.scalar(value)?;
+        // A key that looks like an array index is a number, and none that is looked for.
+        if let Scalar::Text(key) = key {
+            fields.set(&key, value);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    /// The value that `tag` begins: itself if it is a scalar, otherwise passed over.
+    fn scalar(&mut self, tag: u8) -> Option<Scalar<'a>> {
+        Some(match tag {
+            tag::UNDEFINED | tag::NULL => Scalar::Absent,
+            tag::TRUE => Scalar::Bool(true),
+            tag::FALSE => Scalar::Bool(false),
+            tag::INT32 => Scalar::Int(unzigzag(self.varint()?)),
+            tag::UINT32 => Scalar::Int(i64::try_from(self.varint()?).ok()?),
+            tag::DOUBLE => Scalar::number(f64::from_le_bytes(self.array()?)),
+            tag::LATIN1 | tag::UTF16 | tag::UTF8 => Scalar::Text(self.text(tag)?),
+            _ => {
+                self.skip(tag)?;
+                Scalar::Opaque
+            }
+        })
+    }
+
+    fn text(&mut self, tag: u8) -> Option<Text<'a>> {
+        if !matches!(tag, tag::LATIN1 | tag::UTF16 | tag::UTF8) {
+            return None;
+        }
+        let length = self.varint()?;
+        let bytes = self.bytes(length)?;
+        Some(match tag {
+            tag::LATIN1 => Text::Latin1(bytes),
+            tag::UTF16 => Text::Utf16(bytes),
+            _ => Text::Utf8(String::from_utf8_lossy(bytes)),
+        })
+    }
+
+    /// Passes over the value that `tag` begins, however deep it nests.
+    fn skip(&mut self, mut tag: u8) -> Option<()> {
+        // The end tags awaited, innermost last.
+        let mut open: Vec<u8> = Vec::new();
+        // Whether a value must follow, even where an end tag could: behind a prefix.
+        let mut owed = false;
+        loop {
+            if !owed && open.last() == Some(&tag) {
+                open.pop();
+                self.end(tag)?;
+            } else if !owed && open.last() == Some(&tag::END_ERROR) {
+                owed = self.error_part(tag)?;
+            } else {
+                let (prefix, end) = match self.value(tag)? {
+                    Step::Whole => (false, None),
+                    Step::Prefix => (true, None),
+                    Step::Open(end) => (false, Some(end)),
+                };
+                owed = prefix;
+                open.extend(end);
+                if open.len() > MAX_DEPTH {
+                    return None;
+                }
+            }
+            if !owed && open.is_empty() {
+                return Some(());
+            }
+            tag = self.tag()?;
+        }
+    }
+
+    /// One value, or its beginning.
+    fn value(&mut self, tag: u8) -> Option<Step> {
+        match tag {
+            tag::UNDEFINED
+            | tag::NULL
+            | tag::TRUE
+            | tag::FALSE
+            | tag::TRUE_OBJECT
+            | tag::FALSE_OBJECT
+            | tag::HOLE => {}
+            tag::INT32 | tag::UINT32 => drop(self.varint()?),
+            tag::DOUBLE | tag::DATE | tag::NUMBER_OBJECT => drop(self.array::<8>()?),
+            tag::BIGINT | tag::BIGINT_OBJECT => {
+                // Bit 0 is the sign, the rest the number of bytes.
+                let length = self.varint()? >> 1;
+                self.bytes(length)?;
+            }
+            tag::LATIN1 | tag::UTF16 | tag::UTF8 => {
+                let length = self.varint()?;
+                self.bytes(length)?;
+            }
+            tag::STRING_OBJECT => self.skip_text()?,
+            tag::REGEXP => {
+                self.skip_text()?;
+                self.varint()?;
+            }
+            tag::REFERENCE | tag::TRANSFERRED_ARRAY_BUFFER | tag::SHARED_ARRAY_BUFFER => {
+                self.varint()?;
+                self.skip_view()?;
+            }
+            tag::ARRAY_BUFFER => {
+                let length = self.varint()?;
+                self.bytes(length)?;
+                self.skip_view()?;
+            }
+            tag::RESIZABLE_ARRAY_BUFFER => {
+                let length = self.varint()?;
+                self.varint()?;
+                self.bytes(length)?;
+                self.skip_view()?;
+            }
+            tag::HOST_OBJECT => return self.host_object(),
+            tag::VERIFY_OBJECT_COUNT => {
+                self.varint()?;
+                return Some(Step::Prefix);
+            }
+            tag::BEGIN_OBJECT => return Some(Step::Open(tag::END_OBJECT)),
+            tag::BEGIN_MAP => return Some(Step::Open(tag::END_MAP)),
+            tag::BEGIN_SET => return Some(Step::Open(tag::END_SET)),
+            tag::BEGIN_ERROR => return Some(Step::Open(tag::END_ERROR)),
+            tag::BEGIN_DENSE_ARRAY => {
+                self.varint()?;
+                return Some(Step::Open(tag::END_DENSE_ARRAY));
+            }
+            tag::BEGIN_SPARSE_ARRAY => {
+                self.varint()?;
+                return Some(Step::Open(tag::END_SPARSE_ARRAY));
+            }
+            _ => return None,
+        }
+        Some(Step::Whole)
+    }
+
+    /// What stands behind an end tag: the count of what was written.
+    fn end(&mut self, tag: u8) -> Option<()> {
+        match tag {
+            tag::END_ERROR => {}
+            tag::END_DENSE_ARRAY | tag::END_SPARSE_ARRAY => {
+                self.varint()?;
+                self.varint()?;
+            }
+            _ => drop(self.varint()?),
+        }
+        Some(())
+    }
+
+    /// One part of an error; whether a value (its cause) must follow.
+    fn error_part(&mut self, part: u8) -> Option<bool> {
+        match part {
+            tag::ERROR_CAUSE => return Some(true),
+            tag::ERROR_MESSAGE | tag::ERROR_STACK => self.skip_text()?,
+            prototype if tag::ERROR_PROTOTYPES.contains(&prototype) => {}
+            _ => return None,
+        }
+        Some(false)
+    }
+
+    /// Node's own extension: a view of a buffer, or some other native object as a plain one.
+    fn host_object(&mut self) -> Option<Step> {
+        const VIEW: u64 = 0;
+        const PLAIN_OBJECT: u64 = 1;
+        match self.varint()? {
+            VIEW => {
+                self.varint()?; // Which of the typed arrays.
+                let length = self.varint()?;
+                self.bytes(length)?;
+                Some(Step::Whole)
+            }
+            PLAIN_OBJECT => Some(Step::Prefix),
+            _ => None,
+        }
+    }
+
+    /// A buffer may be followed by the view of it that was meant.
+    fn skip_view(&mut self) -> Option<()> {
+        let mut ahead = Cursor { rest: self.rest };
+        if ahead.tag() == Some(tag::ARRAY_BUFFER_VIEW) {
+            for _ in ["kind", "offset", "length", "flags"] {
+                ahead.varint()?;
+            }
+            self.rest = ahead.rest;
+        }
+        Some(())
+    }
+
+    /// A string in a place where nothing else may stand.
+    fn skip_text(&mut self) -> Option<()> {
+        let tag = self.tag()?;
+        if !matches!(tag, tag::LATIN1 | tag::UTF16 | tag::UTF8) {
+            return None;
+        }
+        let length = self.varint()?;
+        self.bytes(length)?;
+        Some(())
+    }
+
+    fn tag(&mut self) -> Option<u8> {
+        loop {
+            let (tag, rest) = self.rest.split_first()?;
+            self.rest = rest;
+            if *tag != tag::PADDING {
+                return Some(*tag);
+            }
+        }
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        const LONGEST: u32 = 9; // bytes: 63 bits, more than V8 ever writes
+        let mut value = 0;
+        for at in 0..LONGEST {
+            let (byte, rest) = self.rest.split_first()?;
+            self.rest = rest;
+            value |= u64::from(byte & 0x7f) << at.saturating_mul(7);
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn bytes(&mut self, length: u64) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.rest.split_at_checked(usize::try_from(length).ok()?)?;
+        self.rest = rest;
+        Some(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*array)
+    }
+}
+
+enum Step {
+    /// A whole value.
+    Whole,
+    /// Something in front of a value.
+    Prefix,
+    /// Values until this end tag.
+    Open(u8),
+}
+
+fn unzigzag(value: u64) -> i64 {
+    let magnitude = (value >> 1).cast_signed();
+    if value & 1 == 0 { magnitude } else { !magnitude }
+}
+
+/// A whole frame: length prefix and payload. Writes what V8 would, byte for byte.
+pub(super) fn write(value: &Value<'_>) -> Vec<u8> {
+    let mut writer = Writer { frame: vec![0; LENGTH_PREFIX] };
+    writer.frame.extend([VERSION_TAG, VERSION]);
+    writer.value(value);
+    let length = u32::try_from(writer.frame.len().saturating_sub(LENGTH_PREFIX));
+    if let Some(prefix) = writer.frame.first_chunk_mut() {
+        // The router's own messages have some hundred bytes; the reader refuses what is cut short.
+        *prefix = length.unwrap_or(u32::MAX).to_be_bytes();
+    }
+    writer.frame
+}
+
+#[derive(Debug)]
+struct Writer {
+    frame: Vec<u8>,
+}
+
+impl Writer {
+    fn value(&mut self, value: &Value<'_>) {
+        match value {
+            Value::Null => self.frame.push(tag::NULL),
+            Value::Int(int) => self.int(*int),
+            Value::Text(text) => self.text(text),
+            Value::Object(pairs) => {
+                self.frame.push(tag::BEGIN_OBJECT);
+                for (key, value) in *pairs {
+                    self.text(key);
+                    self.value(value);
+                }
+                self.frame.push(tag::END_OBJECT);
+                self.varint(pairs.len() as u64);
+            }
+        }
+    }
+
+    fn int(&mut self, int: i64) {
+        if i32::try_from(int).is_ok() {
+            self.frame.push(tag::INT32);
+            self.varint(((int << 1) ^ (int >> 63)).cast_unsigned());
+        } else {
+            self.frame.push(tag::DOUBLE);
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "it is a JavaScript number there anyway"
+            )]
+            self.frame.extend((int as f64).to_le_bytes());
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        if text.is_ascii() {
+            self.frame.push(tag::LATIN1);
+            self.varint(text.len() as u64);
+            self.frame.extend(text.as_bytes());
+        } else if let Some(latin1) =
+            text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>()
+        {
+            self.frame.push(tag::LATIN1);
+            self.varint(latin1.len() as u64);
+            self.frame.extend(latin1);
+        } else {
+            let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            // The reader maps the units where they lie, so they must lie on an even offset. The
+            // length prefix is even, so that counting from its start is counting from the payload's.
+            let mut length = Self { frame: Vec::new() };
+            length.varint(bytes.len() as u64);
+            let units_at = self.frame.len().saturating_add(1).saturating_add(length.frame.len());
+            if units_at % 2 == 1 {
+                self.frame.push(tag::PADDING);
+            }
+            self.frame.push(tag::UTF16);
+            self.frame.extend(length.frame);
+            self.frame.extend(bytes);
+        }
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        loop {
+            let [low, ..] = value.to_le_bytes();
+            value >>= 7;
+            if value == 0 {
+                return self.frame.push(low & 0x7f);
+            }
+            self.frame.push(low | 0x80);
+        }
+    }
+}
