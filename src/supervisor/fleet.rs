@@ -180,7 +180,7 @@ mod tests {
                         process.expect("only what lives is killed").1 = true;
                     }
                     Action::OpenDefaultListener => self.default_listeners += 1,
-                    Action::Terminate(_) | Action::Say(..) => {}
+                    Action::Terminate(_) | Action::Signal(_) | Action::Say(..) => {}
                 }
             }
         }

@@ -282,7 +282,9 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 Action::Terminate(worker) if self.config.app.shutdown_with_message => {
                     self.plane.shutdown_message(worker);
                 }
-                Action::Terminate(worker) => self.kill(worker, self.config.app.kill_signal),
+                Action::Terminate(worker) | Action::Signal(worker) => {
+                    self.kill(worker, self.config.app.kill_signal);
+                }
                 Action::Kill(worker) => self.kill(worker, Signal::SIGKILL),
                 Action::OpenDefaultListener => {
                     if let Err(reason) = self.plane.open_default_listener() {

@@ -215,4 +215,27 @@ alone! {
         assert!(matches!(outcome, Outcome::Failed(_)));
         assert!(took < Duration::from_secs(4), "{took:?}");
     }
+
+    fn a_node_worker_is_a_cluster_worker() {
+        let script = std::env::temp_dir().join(format!("router-worker-{}.js", std::process::id()));
+        let text = "const { isWorker, worker } = require('node:cluster');
+            const { connected, argv, env, execArgv } = process;
+            const seen = [isWorker, worker?.id, connected, argv[2], env.NODE_APP_INSTANCE, execArgv[0]];
+            console.error(JSON.stringify(seen));
+            process.exit(5);";
+        std::fs::write(&script, text).expect("ours");
+        let mut config = shell("");
+        config.app = App {
+            script: script.clone(),
+            interpreter: "node".into(),
+            node_args: vec!["--no-warnings".into()],
+            args: vec!["argument".into()],
+            autorestart: false,
+            ..config.app
+        };
+        let (outcome, _, _) = supervise(&config, None, Ok(()));
+        std::fs::remove_file(&script).ok();
+        let Outcome::Failed(text) = outcome else { panic!("it exits with code 5") };
+        assert!(text.contains(r#"[true,1,true,"argument","0","--no-warnings"]"#), "{text}");
+    }
 }
