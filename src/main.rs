@@ -12,7 +12,7 @@ use router::{cli, daemon, sys};
 use tracing_subscriber::EnvFilter;
 
 /// How long the last lines may take to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH: Duration = Duration::from_millis(300);
 
 /// The exit code for what the operator has to put right.
 const USAGE: u8 = 2;

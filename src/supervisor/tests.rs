@@ -11,12 +11,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{
-    App, Balance, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Serialization,
+    App, Balance, Config, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Serialization,
     Surroundings, Verbosity, Workers,
 };
+use crate::sys::process;
 
 /// An app with every default, and one worker.
 pub(super) fn app() -> App {
