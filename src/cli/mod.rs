@@ -62,6 +62,8 @@ fn resolve_in(
     let listen = options
         .listen
         .iter()
+        // ROUTER_LISTEN= in a file of variables says nothing.
+        .filter(|address| !address.is_empty())
         .map(|address| Address::parse(address, &look_up))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| anyhow!("--listen: {error}"))?;
