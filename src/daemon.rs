@@ -1,15 +1,402 @@
-//! Wiring and stop order. (being built)
+//! Wiring and stop order.
+//!
+//! Up: descriptors, engine, shards, the listeners that were asked for, then the workers. Down: the
+//! supervisor stops accepting and ends the workers; then the shards end, and the process.
 
+pub mod listeners;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use crate::config::Config;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::LocalSet;
 
-/// Why the router could not go on.
+use self::listeners::{ListenError, Listeners};
+use crate::config::{self, Config, EngineChoice};
+use crate::ipc::Serialization;
+use crate::metrics::Totals;
+use crate::route::WorkerId;
+use crate::route::balance::Balance;
+use crate::route::roster::Standing;
+use crate::shard::ring::{Mail, Mailbox};
+use crate::shard::{self, Engine, Report, Reports, Settings, Shared};
+use crate::supervisor::{self, ChannelEnd, DataPlane, Event, Outcome};
+use crate::sys::wake::Wake;
+use crate::sys::{cpu, process, socket, uring};
+
+/// Workers that one shard serves before `--threads auto` adds another.
+const WORKERS_PER_SHARD: usize = 4;
+/// Send buffer towards a Node that cannot read a frame's length in two pieces: what lies unread
+/// then always fits one of its reads, so no length is ever cut by one.
+const SMALL_SEND_BUFFER: usize = 16 << 10;
+
+/// Why the router could not start or go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the data plane is being built")]
-pub struct DaemonError;
+pub enum DaemonError {
+    /// `--engine uring` where it is forbidden.
+    #[error(
+        "io_uring cannot be used here: {0}. It needs Linux 6.1 or newer and a container runtime \
+         that allows it; use --engine portable, or auto to choose by itself"
+    )]
+    NoUring(io::Error),
+    /// A place could not be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Something the process needs from the system.
+    #[error("cannot start: {what}: {reason}")]
+    System {
+        /// What was to be had.
+        what: &'static str,
+        /// Why it was not.
+        reason: io::Error,
+    },
+    /// A thread of the data plane ended.
+    #[error("the data plane failed: {0}. The router ends; its supervisor should start it again")]
+    Shard(String),
+    /// The workers.
+    #[error("{0}")]
+    Workers(String),
+}
 
 /// Runs the app until it is stopped.
-pub fn run(_config: Config) -> Result<ExitCode, DaemonError> {
-    Err(DaemonError)
+///
+/// # Errors
+/// It could not start as asked, or could not go on.
+pub fn run(config: Config) -> Result<ExitCode, DaemonError> {
+    if let Err(error) = process::raise_fd_limit() {
+        tracing::warn!(%error, "the limit on file descriptors stays as it is");
+    }
+    let engine = choose_engine(config.engine)?;
+    let shards = shard_count(&config);
+    tracing::info!(%engine, shards, workers = config.app.workers, balance = ?config.balance,
+        serialization = config.serialization.as_str(), handoff = "ipc", "router starts");
+    let shared = shared(&config, shards)?;
+    let (reports, reported) = mpsc::unbounded_channel();
+    let (failures, failed) = mpsc::unbounded_channel();
+    let threads = start_shards(engine, &shared, &reports, &failures)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|reason| DaemonError::System { what: "the control thread's runtime", reason })?;
+    let outcome = LocalSet::new()
+        .block_on(&runtime, control(&config, &shared, reported, failed));
+    stop_shards(&shared, threads);
+    tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
+    match outcome? {
+        Outcome::Failed(why) => Err(DaemonError::Workers(why)),
+        stopped @ Outcome::Stopped => Ok(stopped.exit_code()),
+    }
+}
+
+/// The control thread: listeners and supervisor, until the workers have ended or a shard has.
+async fn control(
+    config: &Config,
+    shared: &Arc<Shared>,
+    reported: UnboundedReceiver<Report>,
+    mut failed: UnboundedReceiver<String>,
+) -> Result<Outcome, DaemonError> {
+    let mut listeners = Listeners::new(Arc::clone(shared), !config.listen.is_empty());
+    for address in &config.listen {
+        listeners.open_pool(address)?;
+    }
+    let listeners = Rc::new(RefCell::new(listeners));
+    let (events, happened) = mpsc::unbounded_channel();
+    let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
+    tokio::task::spawn_local(pass_on);
+    let mut plane = Plane {
+        shared: Arc::clone(shared),
+        listeners: Rc::clone(&listeners),
+        default_port: config.default_port,
+        serialization: serialization(config),
+        whole_headers: cannot_read_split_lengths(config),
+    };
+    let outcome = tokio::select! {
+        outcome = supervisor::run(config, &mut plane, happened) => outcome
+            .map_err(|reason| DaemonError::System { what: "signals", reason }),
+        Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
+    };
+    listeners.borrow_mut().clean_up();
+    outcome
+}
+
+/// Turns the shards' reports into the supervisor's events; requests to listen are answered here.
+async fn pass_on(
+    mut reported: UnboundedReceiver<Report>,
+    events: UnboundedSender<Event>,
+    listeners: Rc<RefCell<Listeners>>,
+    shared: Arc<Shared>,
+) {
+    while let Some(report) = reported.recv().await {
+        let event = match report {
+            Report::Online(worker) => Event::Online(worker),
+            Report::Heartbeat(worker) => Event::Heartbeat(worker),
+            Report::Ready(worker) => Event::Ready(worker),
+            Report::Listening(worker) => Event::Listening(worker),
+            Report::Listen(worker, request) => {
+                let answer = listeners.borrow_mut().listen(worker, &request);
+                let reply = Mail::ListenReply { worker, ack: request.seq, answer };
+                post(&shared, shared.owner(worker.slot), reply);
+                Event::Listens(worker)
+            }
+            Report::ServerClosed(worker, listener) => {
+                listeners.borrow_mut().leave(worker, listener);
+                continue;
+            }
+            Report::ChannelEnded(worker, end) => {
+                listeners.borrow_mut().worker_gone(worker);
+                let why = match end {
+                    shard::End::Closed => ChannelEnd::Closed,
+                    shard::End::Malformed(why) => ChannelEnd::Malformed(why),
+                    shard::End::Stalled => ChannelEnd::Stalled,
+                };
+                Event::ChannelEnded { worker, why }
+            }
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+/// The data plane as the supervisor sees it.
+struct Plane {
+    shared: Arc<Shared>,
+    listeners: Rc<RefCell<Listeners>>,
+    default_port: u16,
+    serialization: Serialization,
+    whole_headers: bool,
+}
+
+impl Plane {
+    fn tell(&self, worker: WorkerId, mail: Mail) {
+        post(&self.shared, self.shared.owner(worker.slot), mail);
+    }
+
+    fn tell_all(&self, mail: impl Fn() -> Mail) {
+        for shard in 0..self.shared.mailboxes.len() {
+            post(&self.shared, shard, mail());
+        }
+    }
+}
+
+impl DataPlane for Plane {
+    fn attach(&mut self, worker: WorkerId, channel: OwnedFd) {
+        if self.whole_headers
+            && let Err(error) = socket::set_send_buffer(channel.as_fd(), SMALL_SEND_BUFFER)
+        {
+            tracing::warn!(%worker, %error, "the channel's send buffer stays as it is");
+        }
+        self.shared.roster.set(worker, Standing::Starting);
+        let (serialization, whole_headers) = (self.serialization, self.whole_headers);
+        self.tell(worker, Mail::Attach { worker, channel, serialization, whole_headers });
+    }
+
+    fn set_ready(&mut self, worker: WorkerId, ready: bool) {
+        // A channel that has ended meanwhile has taken the worker off the roster already.
+        if self.shared.roster.standing(worker) != Standing::Gone {
+            let standing = if ready { Standing::Ready } else { Standing::Draining };
+            self.shared.roster.set(worker, standing);
+        }
+        self.tell_all(|| Mail::RosterChanged);
+    }
+
+    fn detach(&mut self, worker: WorkerId) {
+        self.shared.roster.set_gone(worker);
+        self.tell(worker, Mail::Detach(worker));
+    }
+
+    fn shutdown_message(&mut self, worker: WorkerId) {
+        self.tell(worker, Mail::Shutdown(worker));
+    }
+
+    fn open_default_listener(&mut self) -> Result<(), String> {
+        let port = self.default_port;
+        self.listeners.borrow_mut().open_default(port).map_err(|error| error.to_string())
+    }
+
+    fn stop_accepting(&mut self) {
+        self.tell_all(|| Mail::StopAccepting);
+    }
+}
+
+/// Posts to a shard and wakes it. A full ring is waited for: shards always take their mail, and
+/// the control thread has little of it.
+fn post(shared: &Shared, shard: usize, mail: Mail) {
+    let Some(mailbox) = shared.mailboxes.get(shard) else { return };
+    let mut mail = mail;
+    while let Err(back) = mailbox.post(mail) {
+        mail = back;
+        mailbox.tell();
+        std::thread::yield_now();
+    }
+    mailbox.tell();
+}
+
+fn choose_engine(choice: EngineChoice) -> Result<Engine, DaemonError> {
+    match choice {
+        EngineChoice::Portable => Ok(Engine::Portable),
+        EngineChoice::Uring => match uring::probe() {
+            Ok(()) => Ok(Engine::Uring),
+            Err(error) => Err(DaemonError::NoUring(error)),
+        },
+        EngineChoice::Auto => match uring::probe() {
+            Ok(()) => Ok(Engine::Uring),
+            Err(error) => {
+                tracing::warn!(%error, "io_uring cannot be used here: the portable engine it is");
+                Ok(Engine::Portable)
+            }
+        },
+    }
+}
+
+fn shard_count(config: &Config) -> usize {
+    let workers = usize::from(config.app.workers);
+    let auto = workers.div_ceil(WORKERS_PER_SHARD).min(cpu::usable_cores());
+    config.threads.unwrap_or(auto).max(1)
+}
+
+fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
+    let mailboxes: io::Result<Vec<Mailbox>> =
+        (0..shards).map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).collect();
+    let mailboxes =
+        mailboxes.map_err(|reason| DaemonError::System { what: "an eventfd", reason })?;
+    let settings =
+        Settings { balance: balance(config.balance), head_timeout: config.head_timeout };
+    Ok(Shared::new(config.app.workers, mailboxes, settings))
+}
+
+fn start_shards(
+    engine: Engine,
+    shared: &Arc<Shared>,
+    reports: &UnboundedSender<Report>,
+    failures: &UnboundedSender<String>,
+) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+    let mut threads = Vec::new();
+    for index in 0..shared.mailboxes.len() {
+        let shared = Arc::clone(shared);
+        let sender = reports.clone();
+        // The control thread outlives its shards but for its very end, when nobody listens.
+        let reports: Reports = Box::new(move |report| _ = sender.send(report));
+        let alarm = Alarm { index, failures: failures.clone(), why: None };
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || run_shard(engine, index, shared, reports, alarm))
+            .map_err(|reason| DaemonError::System { what: "a thread", reason })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn run_shard(
+    engine: Engine,
+    index: usize,
+    shared: Arc<Shared>,
+    reports: Reports,
+    mut alarm: Alarm,
+) {
+    if let Err(error) = cpu::pin(index) {
+        tracing::debug!(shard = index, %error, "not pinned to a core");
+    }
+    let seed = u64::from(std::process::id()) << 16 | index as u64;
+    alarm.why = Some(match shard::run(engine, index, shared, reports, seed) {
+        Ok(()) => return alarm.disarm(),
+        Err(error) => error.to_string(),
+    });
+}
+
+/// Tells the control thread when a shard ends in any other way than asked to, by a panic too:
+/// what such a shard leaves behind is in an unknown state.
+struct Alarm {
+    index: usize,
+    failures: UnboundedSender<String>,
+    why: Option<String>,
+}
+
+impl Alarm {
+    fn disarm(mut self) {
+        self.why = None;
+        self.index = usize::MAX;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if self.index != usize::MAX {
+            let why = self.why.take().unwrap_or_else(|| "it panicked".to_owned());
+            // Nobody listens when the router is ending already.
+            let _heard = self.failures.send(format!("shard {}: {why}", self.index));
+        }
+    }
+}
+
+fn stop_shards(shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
+    for (index, thread) in threads.into_iter().enumerate() {
+        if !thread.is_finished() {
+            post(shared, index, Mail::Exit);
+        }
+        if thread.join().is_err() {
+            tracing::error!(shard = index, "a shard ended by a panic");
+        }
+    }
+}
+
+fn serialization(config: &Config) -> Serialization {
+    match config.serialization {
+        config::Serialization::Advanced => Serialization::Advanced,
+        config::Serialization::Json => Serialization::Json,
+    }
+}
+
+const fn balance(balance: config::Balance) -> Balance {
+    match balance {
+        config::Balance::LeastConnection => Balance::LeastConnection,
+        config::Balance::RoundRobin => Balance::RoundRobin,
+        config::Balance::Random => Balance::Random,
+    }
+}
+
+/// Whether the interpreter is a Node whose reader stalls for ever when a frame's length arrives in
+/// two reads (nodejs/node#55834; mended in 20.19, 22.14 and 23.6, never in 18).
+fn cannot_read_split_lengths(config: &Config) -> bool {
+    if config.serialization == config::Serialization::Json {
+        return false;
+    }
+    let asked = std::process::Command::new(&config.app.interpreter).arg("--version").output();
+    let text = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    text.is_ok_and(|version| reads_lengths_whole(version.trim()))
+}
+
+fn reads_lengths_whole(version: &str) -> bool {
+    let Some(numbers) = version.strip_prefix('v') else { return false };
+    let mut numbers = numbers.split('.').map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => {
+            major < 20
+                || major == 21
+                || (major == 20 && minor < 19)
+                || (major == 22 && minor < 14)
+                || (major == 23 && minor < 6)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_old_nodes_get_small_writes() {
+        for old in ["v18.20.8", "v20.18.3", "v21.7.0", "v22.13.1", "v23.5.0"] {
+            assert!(reads_lengths_whole(old), "{old}");
+        }
+        for new in ["v20.19.0", "v20.20.2", "v22.23.3", "v24.21.0", "v26.10.0", "1.4.5", ""] {
+            assert!(!reads_lengths_whole(new), "{new}");
+        }
+    }
 }

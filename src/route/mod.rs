@@ -2,7 +2,14 @@
 //!
 //! Pure but for atomics: everything here is shared between the shards and read on every request.
 
+pub mod balance;
+pub mod roster;
+pub mod session_table;
+
 use std::fmt;
+
+use ahash::RandomState;
+
 
 /// One worker process: the slot it fills and how many processes filled that slot before it.
 ///
@@ -20,4 +27,21 @@ impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.slot, self.generation)
     }
+}
+
+/// The hash of a session id, the same in every shard and after every restart of this binary.
+///
+/// The seeds are digits of pi: fixed, and nobody's choice.
+#[must_use]
+pub fn hash(sid: &[u8]) -> u64 {
+    seeded().hash_one(sid)
+}
+
+fn seeded() -> RandomState {
+    RandomState::with_seeds(
+        0x243f_6a88_85a3_08d3,
+        0x1319_8a2e_0370_7344,
+        0xa409_3822_299f_31d0,
+        0x082e_fa98_ec4e_6c89,
+    )
 }

@@ -1,1 +1,185 @@
-//! (being built)
+//! The data plane: one pinned thread per shard, each with its own engine and listeners.
+//!
+//! One connection's way: `core` is told of an accepted socket, asks to peek, reads the request
+//! line (`http`), picks the worker (`route`), and asks the engine to hand the socket off on the
+//! worker's `channel` when the accounting in `handoff` allows. One packet's way: the engine gives
+//! `core` the bytes of a channel, `channel` cuts frames, `ipc` says what they are, `relay` who gets
+//! them; frames for other shards cross by `ring`.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `core` | one shard: its tables, timers and mail; events in, actions out |
+//! | `clients` | its connections: head, route, park, refuse |
+//! | `workers` | its channels: messages, hand-offs, relay, back-pressure |
+//! | `connection`, `channel`, `handoff`, `relay`, `listener`, `ring` | the parts |
+//! | `uring`, `portable` | the two engines: they own the descriptors and carry the actions out |
+//!
+//! The core never blocks and makes no system call; the engines decide nothing.
+
+pub mod channel;
+mod clients;
+pub mod connection;
+pub mod core;
+pub mod handoff;
+pub mod listener;
+pub mod portable;
+pub mod relay;
+pub mod ring;
+pub mod uring;
+mod workers;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+
+use crate::ipc::message::QueryServer;
+use crate::metrics::Counters;
+use crate::route::WorkerId;
+use crate::route::balance::Balance;
+use crate::route::roster::Roster;
+use crate::route::session_table::SessionTable;
+use ring::Mailbox;
+
+/// Index of a connection in its shard's tables; the engine gives it out.
+pub type ConnectionId = usize;
+/// Index of a channel in its shard's tables; the engine gives it out.
+pub type ChannelId = usize;
+
+/// Connections that one shard holds at once; at the bound it stops accepting until some have gone.
+pub const MAX_CONNECTIONS: usize = 32_768;
+/// Connections that may wait for their session's announcement at once; more go by hash at once.
+pub const MAX_PARKED_SESSIONS: usize = 4096;
+/// Connections that may wait for a worker at once; more are refused at once.
+pub const MAX_PARKED_WORKERS: usize = 8192;
+/// How long a connection waits for the announcement of its session.
+pub const SESSION_WAIT: Duration = Duration::from_millis(50);
+/// How long a connection waits for a worker.
+pub const WORKER_WAIT: Duration = Duration::from_secs(5);
+/// Bytes that may be queued for one worker, the rest of its senders' turn apart.
+pub const MAX_OUT_QUEUE: usize = 64 << 20;
+/// How long a worker with a full queue may take nothing before it is cut off.
+pub const STALL_WAIT: Duration = Duration::from_secs(2);
+
+/// How the shards shall behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// For requests with no session.
+    pub balance: Balance,
+    /// How long a client may take for its request line.
+    pub head_timeout: Duration,
+}
+
+/// What the shards and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who is ready, and how loaded.
+    pub roster: Roster,
+    /// Who announced which session.
+    pub sessions: SessionTable,
+    /// One for each shard.
+    pub mailboxes: Vec<Mailbox>,
+    /// One for each shard.
+    pub counters: Vec<Counters>,
+    /// Connections of each shard that wait for an announcement.
+    pub awaiting_sessions: Vec<CachePadded<AtomicU32>>,
+    /// Workers whose queue is over its bound: while there is one, nobody reads from workers.
+    pub congested: AtomicU32,
+    /// How to behave.
+    pub settings: Settings,
+}
+
+impl Shared {
+    /// The state of a router with so many slots and the given mailboxes.
+    #[must_use]
+    pub fn new(slots: u16, mailboxes: Vec<Mailbox>, settings: Settings) -> Arc<Self> {
+        let shards = mailboxes.len();
+        Arc::new(Self {
+            roster: Roster::new(slots),
+            sessions: SessionTable::new(),
+            mailboxes,
+            counters: (0..shards).map(|_| Counters::new()).collect(),
+            awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),
+            congested: AtomicU32::new(0),
+            settings,
+        })
+    }
+
+    /// The shard that owns the channel of the worker in `slot`.
+    #[must_use]
+    pub fn owner(&self, slot: u16) -> usize {
+        usize::from(slot) % self.mailboxes.len().max(1)
+    }
+}
+
+/// What a shard tells the control thread. Each worker causes a bounded number of these: first
+/// times, at most [`channel::MAX_SERVERS`] open requests to listen, and one end.
+#[derive(Debug)]
+pub enum Report {
+    /// The process runs.
+    Online(WorkerId),
+    /// It has a cluster adapter.
+    Heartbeat(WorkerId),
+    /// It said `'ready'`.
+    Ready(WorkerId),
+    /// It asks to listen; answer with [`ring::Mail::ListenReply`].
+    Listen(WorkerId, QueryServer),
+    /// A server of its listens.
+    Listening(WorkerId),
+    /// It closed its server on this listener.
+    ServerClosed(WorkerId, listener::ListenerId),
+    /// Its channel is gone.
+    ChannelEnded(WorkerId, End),
+}
+
+/// Why a channel is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The worker closed it or died.
+    Closed,
+    /// What came on it is no frame.
+    Malformed(String),
+    /// Its queue was full and it took nothing for [`STALL_WAIT`].
+    Stalled,
+}
+
+/// Where a shard's reports go.
+pub type Reports = Box<dyn Fn(Report) + Send>;
+
+/// What an engine is made of. Chosen once for all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring.
+    Uring,
+    /// monoio on epoll.
+    Portable,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "uring",
+            Self::Portable => "portable",
+        })
+    }
+}
+
+/// Runs shard `index` on the calling thread until it is told to exit.
+///
+/// # Errors
+/// The engine could not be set up, or the kernel failed it in a way that leaves its state unknown.
+pub fn run(
+    engine: Engine,
+    index: usize,
+    shared: Arc<Shared>,
+    reports: Reports,
+    seed: u64,
+) -> std::io::Result<()> {
+    let shard = core::Shard::new(index, shared, reports, seed);
+    match engine {
+        Engine::Uring => uring::run(shard),
+        Engine::Portable => portable::run(shard),
+    }
+}

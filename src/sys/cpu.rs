@@ -4,15 +4,32 @@
 //! container with a quota of 1.5 cores on a 64-core host must not get 64 workers: it gets 2.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// Where cgroup v2 is mounted: alone, or beside v1.
 const V2_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Where the cpu controller of cgroup v1 is mounted.
 const V1_MOUNTS: [&str; 2] = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"];
+
+/// Keeps the calling thread on one of the cores this process may use, the `turn`-th of them.
+///
+/// # Errors
+/// As sched_setaffinity(2).
+pub fn pin(turn: usize) -> io::Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let cores: Vec<usize> =
+        (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false)).collect();
+    let Some(core) = turn.checked_rem(cores.len()).and_then(|index| cores.get(index)) else {
+        return Ok(());
+    };
+    let mut only = CpuSet::new();
+    only.set(*core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+}
 
 /// Cores this process may use, by affinity and by quota, rounded up; at least 1.
 pub fn usable_cores() -> usize {

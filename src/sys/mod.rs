@@ -1,5 +1,33 @@
 //! The only unsafe code and the only libc. Thin, safe types over the kernel; no policy.
+//!
+//! | file | kernel object |
+//! |---|---|
+//! | `uring` | an io_uring, its operations in flight and its provided buffers |
+//! | `watched` | a file descriptor registered with monoio's epoll |
+//! | `scm` | `sendmsg`/`recvmsg` with SCM_RIGHTS |
+//! | `socket` | listeners, accept, peek, socket options |
+//! | `wake` | an eventfd |
+//! | `process` | fork, exec, reap |
+//! | `cpu` | which cores there are, and pinning to one |
 #![allow(unsafe_code, reason = "this is the room for it: each block states its obligation")]
 
 pub mod cpu;
 pub mod process;
+pub mod scm;
+pub mod socket;
+pub mod uring;
+
+pub mod wake;
+pub mod watched;
+
+/// Runs a libc call and turns -1 into the `errno` it left behind, so that a call reads like its
+/// man page.
+macro_rules! syscall {
+    ($name:ident ( $($arg:expr),* $(,)? )) => {{
+        // SAFETY: the arguments are owned or borrowed by the caller for the length of the call;
+        // the wrapper that expands this says why each pointer is valid.
+        let result = unsafe { libc::$name($($arg),*) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+    }};
+}
+pub(crate) use syscall;

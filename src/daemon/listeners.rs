@@ -1,0 +1,326 @@
+//! Every place the router listens, and what a worker that asks to listen is told.
+//!
+//! Opening a socket may take its time, so it is done here, on the control thread; the shards get
+//! descriptors. Each shard has its own socket on a TCP port (SO_REUSEPORT: the kernel spreads the
+//! connections) and a duplicate of the same one on a Unix path.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::post;
+use crate::config::Address;
+use crate::ipc::message::{AddressType, QueryServer};
+use crate::ipc::reply::SockName;
+use crate::route::WorkerId;
+use crate::shard::Shared;
+use crate::shard::listener::{Kind, Listener, ListenerId};
+use crate::shard::ring::{Answer, Mail};
+use crate::sys::socket::{self, TcpOptions};
+
+/// libuv's UV_TCP_IPV6ONLY.
+const IPV6_ONLY: i64 = 1;
+
+/// A place that could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {place}: {reason}. {advice}")]
+pub struct ListenError {
+    place: String,
+    reason: io::Error,
+    advice: &'static str,
+}
+
+impl ListenError {
+    fn new(place: String, reason: io::Error) -> Self {
+        let advice = match reason.kind() {
+            io::ErrorKind::AddrInUse => {
+                "Another process listens there: stop it, or choose another address with --listen."
+            }
+            io::ErrorKind::PermissionDenied => {
+                "Ports below 1024 need root or CAP_NET_BIND_SERVICE: \
+                 choose another address with --listen."
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "That address is none of this host's: choose another with --listen."
+            }
+            _ => "Choose another address with --listen.",
+        };
+        Self { place, reason, advice }
+    }
+}
+
+/// What workers mean by one place: the same for all of them, except that servers on port 0 differ
+/// by index.
+type Key = (Option<String>, i64, AddressType, i64);
+
+struct Place {
+    listener: Arc<Listener>,
+    /// What its address is; `None` on a Unix socket.
+    address: Option<SocketAddr>,
+    path: Option<PathBuf>,
+    users: HashSet<WorkerId>,
+}
+
+/// See the module's text.
+pub struct Listeners {
+    shared: Arc<Shared>,
+    places: HashMap<ListenerId, Place>,
+    by_key: HashMap<Key, ListenerId>,
+    /// UDP sockets, which the workers read themselves.
+    datagram: HashMap<Key, OwnedFd>,
+    /// `--listen` was given: applications' own ports are not opened.
+    overridden: bool,
+    next_id: ListenerId,
+}
+
+impl std::fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listeners").field("places", &self.places.len()).finish_non_exhaustive()
+    }
+}
+
+impl Listeners {
+    /// Nothing is listened on yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, overridden: bool) -> Self {
+        Self {
+            shared,
+            places: HashMap::new(),
+            by_key: HashMap::new(),
+            datagram: HashMap::new(),
+            overridden,
+            next_id: 0,
+        }
+    }
+
+    /// Opens a place of the router's own, for all workers.
+    ///
+    /// # Errors
+    /// The address is in use, forbidden or not this host's.
+    pub fn open_pool(&mut self, address: &Address) -> Result<(), ListenError> {
+        match address {
+            Address::Unix(path) => {
+                let name = format!("unix:{}", path.display());
+                let listener = self.listener(Kind::Pool);
+                self.open_unix(listener, path).map_err(|error| ListenError::new(name, error))?;
+            }
+            Address::Tcp(addresses) => {
+                for address in addresses {
+                    let listener = self.listener(Kind::Pool);
+                    self.open_tcp(listener, *address, false)
+                        .map_err(|error| ListenError::new(address.to_string(), error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the default port, unless `--listen` has said where.
+    ///
+    /// # Errors
+    /// As [`Self::open_pool`].
+    pub fn open_default(&mut self, port: u16) -> Result<(), ListenError> {
+        if self.overridden { Ok(()) } else { self.open_pool(&Address::any(port)) }
+    }
+
+    /// A worker asks to listen: opens the place if it is new, and says what to answer.
+    pub fn listen(&mut self, worker: WorkerId, request: &QueryServer) -> Answer {
+        let answer = match request.address_type {
+            AddressType::Udp4 | AddressType::Udp6 => self.bind_udp(request),
+            AddressType::Other => Err(Errno::EINVAL.into()),
+            // A descriptor of the worker's own number space means nothing here.
+            _ if request.fd.is_some_and(|fd| fd >= 0) => Err(Errno::EINVAL.into()),
+            _ if self.overridden => self.lend_pool(request),
+            _ => self.join(worker, request),
+        };
+        answer.unwrap_or_else(|error| {
+            let errno = error.raw_os_error().unwrap_or(Errno::EINVAL as i32);
+            tracing::warn!(%worker, address = ?request.address, port = request.port, %error,
+                "a worker asked to listen and cannot");
+            Answer::Refused(-errno)
+        })
+    }
+
+    /// A worker has closed its server; the last one closes the place.
+    pub fn leave(&mut self, worker: WorkerId, id: ListenerId) {
+        let Some(place) = self.places.get_mut(&id) else { return };
+        place.users.remove(&worker);
+        if place.users.is_empty() && place.listener.kind() == Kind::App {
+            self.close(id);
+        }
+    }
+
+    /// A worker is gone. Its places stay open: its successor will want them.
+    pub fn worker_gone(&mut self, worker: WorkerId) {
+        for place in self.places.values_mut() {
+            place.users.remove(&worker);
+        }
+    }
+
+    /// Removes the files of Unix sockets.
+    pub fn clean_up(&mut self) {
+        for place in self.places.values() {
+            remove_socket(place.path.as_deref());
+        }
+    }
+
+    fn close(&mut self, id: ListenerId) {
+        let Some(place) = self.places.remove(&id) else { return };
+        self.by_key.retain(|_, listener| *listener != id);
+        remove_socket(place.path.as_deref());
+        for shard in 0..self.shared.mailboxes.len() {
+            post(&self.shared, shard, Mail::Unlisten(Arc::clone(&place.listener)));
+        }
+    }
+
+    /// `--listen` decides where: the worker gets the port's name and the pool's connections.
+    fn lend_pool(&self, request: &QueryServer) -> io::Result<Answer> {
+        let pool = self.places.values().find(|place| place.listener.kind() == Kind::Pool);
+        let Some(pool) = pool else { return Err(Errno::EINVAL.into()) };
+        let port = match u16::try_from(request.port) {
+            Ok(0) | Err(_) => pool.address.map_or(0, |address| address.port()),
+            Ok(port) => port,
+        };
+        let name = match request.address_type {
+            AddressType::Pipe => None,
+            _ => Some(sock_name(SocketAddr::new(requested_ip(request)?, port))),
+        };
+        Ok(Answer::Listening { listener: Arc::clone(&pool.listener), name })
+    }
+
+    fn join(&mut self, worker: WorkerId, request: &QueryServer) -> io::Result<Answer> {
+        let key = key(request);
+        let id = match self.by_key.get(&key) {
+            Some(id) => *id,
+            None => {
+                let listener = self.listener(Kind::App);
+                let id = listener.id();
+                match (request.address_type, &request.address) {
+                    (AddressType::Pipe, Some(path)) => {
+                        self.open_unix(listener, Path::new(path))?;
+                    }
+                    _ => {
+                        let port = u16::try_from(request.port).unwrap_or(0);
+                        let address = SocketAddr::new(requested_ip(request)?, port);
+                        self.open_tcp(listener, address, request.flags & IPV6_ONLY != 0)?;
+                    }
+                }
+                self.by_key.insert(key, id);
+                id
+            }
+        };
+        let Some(place) = self.places.get_mut(&id) else { return Err(Errno::EINVAL.into()) };
+        place.users.insert(worker);
+        Ok(Answer::Listening {
+            listener: Arc::clone(&place.listener),
+            name: place.address.map(sock_name),
+        })
+    }
+
+    fn bind_udp(&mut self, request: &QueryServer) -> io::Result<Answer> {
+        let key = key(request);
+        if !self.datagram.contains_key(&key) {
+            let port = u16::try_from(request.port).unwrap_or(0);
+            let socket = socket::bind_udp(SocketAddr::new(requested_ip(request)?, port))?;
+            self.datagram.insert(key.clone(), socket);
+        }
+        let socket = self.datagram.get(&key).ok_or(Errno::EINVAL)?;
+        Ok(Answer::Socket(socket.try_clone()?))
+    }
+
+    fn listener(&mut self, kind: Kind) -> Arc<Listener> {
+        self.next_id += 1;
+        Arc::new(Listener::new(self.next_id, kind, self.shared.roster.len()))
+    }
+
+    fn open_tcp(
+        &mut self,
+        listener: Arc<Listener>,
+        address: SocketAddr,
+        v6_only: bool,
+    ) -> io::Result<()> {
+        let shards = self.shared.mailboxes.len();
+        let mut address = address;
+        // Alone on the port first: with SO_REUSEPORT a second router would not be noticed.
+        let alone = TcpOptions { reuse_port: false, v6_only };
+        let probe = match socket::bind_tcp(address, alone) {
+            Err(error) if is_no_ipv6(&error) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+                address.set_ip(Ipv4Addr::UNSPECIFIED.into());
+                socket::bind_tcp(address, alone)?
+            }
+            bound => bound?,
+        };
+        let address = socket::local_address(probe.as_fd())?;
+        drop(probe);
+        let options = TcpOptions { reuse_port: shards > 1, v6_only };
+        let sockets: io::Result<Vec<OwnedFd>> =
+            (0..shards).map(|_| socket::listen_tcp(address, options)).collect();
+        self.add(listener, Some(address), None, sockets?);
+        tracing::info!(%address, "listening");
+        Ok(())
+    }
+
+    fn open_unix(&mut self, listener: Arc<Listener>, path: &Path) -> io::Result<()> {
+        let socket = socket::listen_unix(path)?;
+        let sockets: io::Result<Vec<OwnedFd>> =
+            self.shared.mailboxes.iter().map(|_| socket.try_clone()).collect();
+        self.add(listener, None, Some(path.to_owned()), sockets?);
+        tracing::info!(address = format!("unix:{}", path.display()), "listening");
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        listener: Arc<Listener>,
+        address: Option<SocketAddr>,
+        path: Option<PathBuf>,
+        sockets: Vec<OwnedFd>,
+    ) {
+        for (shard, socket) in sockets.into_iter().enumerate() {
+            let listener = Arc::clone(&listener);
+            post(&self.shared, shard, Mail::Listen { listener, socket });
+        }
+        let id = listener.id();
+        self.places.insert(id, Place { listener, address, path, users: HashSet::new() });
+    }
+}
+
+fn key(request: &QueryServer) -> Key {
+    let index = if request.port == 0 { request.index } else { 0 };
+    (request.address.clone(), request.port, request.address_type, index)
+}
+
+/// Node asks for no address when it means any, IPv6 included.
+fn requested_ip(request: &QueryServer) -> io::Result<IpAddr> {
+    match (&request.address, request.address_type) {
+        (None, AddressType::Udp4) => Ok(Ipv4Addr::UNSPECIFIED.into()),
+        (None, _) => Ok(Ipv6Addr::UNSPECIFIED.into()),
+        (Some(address), _) => address.parse().map_err(|_| Errno::EINVAL.into()),
+    }
+}
+
+fn sock_name(address: SocketAddr) -> SockName {
+    SockName {
+        address: address.ip().to_string(),
+        family: if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        port: address.port(),
+    }
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    errno == Some(Errno::EAFNOSUPPORT as i32) || errno == Some(Errno::EADDRNOTAVAIL as i32)
+}
+
+fn remove_socket(path: Option<&Path>) {
+    if let Some(path) = path
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::debug!(path = %path.display(), %error, "socket file not removed");
+    }
+}

@@ -1,0 +1,284 @@
+//! One worker's channel: frames in, frames and sockets out, and the servers the worker has opened.
+//!
+//! Pure: what to write comes out of [`Channel::next_write`], what became of it goes back in. One
+//! plain write is under way at a time, since it may end inside a frame; hand-offs are messages of
+//! their own and go between plain writes only.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::handoff::HandOffs;
+use super::listener::Listener;
+use super::relay::Adapters;
+use super::{ConnectionId, MAX_OUT_QUEUE};
+use crate::ipc::frame::{Deframer, MAX_FRAME};
+use crate::ipc::message::{AddressType, Listening, QueryServer};
+use crate::ipc::Serialization;
+use crate::route::WorkerId;
+
+/// Frames in one write; the kernel takes up to 1,024 pieces.
+const WRITE_FRAMES: usize = 256;
+/// Bytes after which a write is long enough: about a channel's socket buffer.
+const WRITE_BYTES: usize = 256 << 10;
+/// What a queued frame costs besides its bytes, so that a queue of tiny ones is bounded too.
+const FRAME_OVERHEAD: usize = 96;
+/// Servers one worker can have open through the router.
+pub const MAX_SERVERS: usize = 256;
+
+/// A server inside the worker that listens through the router.
+#[derive(Debug)]
+pub struct Server {
+    /// Names it towards the worker; unique for the worker's lifetime.
+    pub key: String,
+    /// Where its connections arrive; `None`: at the pool's listeners.
+    pub listener: Option<Arc<Listener>>,
+    /// Has said that it listens.
+    pub listening: bool,
+    index: i64,
+    address_type: AddressType,
+    address: Option<String>,
+    /// As asked for and as given: they differ when it asked for port 0.
+    ports: [i64; 2],
+}
+
+/// What to write next.
+#[derive(Debug)]
+pub enum Write {
+    /// Frames, from `offset` bytes into the first.
+    Frames {
+        /// What to write.
+        frames: Vec<Bytes>,
+        /// Bytes of the first that have gone already.
+        offset: usize,
+    },
+    /// The queue is empty, or a write is under way.
+    Nothing,
+}
+
+/// The state of one channel.
+#[derive(Debug)]
+pub struct Channel {
+    /// Whose it is.
+    pub worker: WorkerId,
+    /// How frames are written on it.
+    pub serialization: Serialization,
+    /// Cuts what comes in.
+    pub deframer: Deframer,
+    /// Sockets on their way.
+    pub handoffs: HandOffs<ConnectionId>,
+    /// Sockets that wait for room.
+    pub waiting: VecDeque<ConnectionId>,
+    /// The kernel's buffer is full: wait until it is not.
+    pub full: bool,
+    /// When the worker last took anything.
+    pub progress: Instant,
+    /// This worker's queue is over its bound, and counted among those that are.
+    pub congested: bool,
+    /// Hand-offs without a session that may yet become one, by when they will not.
+    pub hopeful: VecDeque<Instant>,
+    /// What it announced as a cluster adapter.
+    pub adapters: Adapters,
+    /// Its servers.
+    pub servers: Vec<Server>,
+    /// Requests to listen that the control thread has not answered.
+    pub asked: Vec<QueryServer>,
+    /// What it has reported once and need not report again.
+    pub told: Told,
+    whole_headers: bool,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// Bytes of the queue's first frame that have gone.
+    offset: usize,
+    /// A plain write is under way.
+    writing: bool,
+    next_sequence: i64,
+    next_key: u32,
+}
+
+/// First times that matter to the supervisor.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent first times")]
+pub struct Told {
+    /// The process runs.
+    pub online: bool,
+    /// It has a cluster adapter.
+    pub heartbeat: bool,
+    /// It said `'ready'`.
+    pub ready: bool,
+    /// A server of its listens.
+    pub listening: bool,
+}
+
+impl Channel {
+    /// The channel of a worker that has just been started.
+    #[must_use]
+    pub fn new(
+        worker: WorkerId,
+        serialization: Serialization,
+        whole_headers: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            worker,
+            serialization,
+            deframer: Deframer::new(serialization, MAX_FRAME),
+            handoffs: HandOffs::new(),
+            waiting: VecDeque::new(),
+            full: false,
+            progress: now,
+            congested: false,
+            hopeful: VecDeque::new(),
+            adapters: Adapters::default(),
+            servers: Vec::new(),
+            asked: Vec::new(),
+            told: Told::default(),
+            whole_headers,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            offset: 0,
+            writing: false,
+            next_sequence: 0,
+            next_key: 0,
+        }
+    }
+
+    /// The next sequence number of the cluster messages we send.
+    pub fn sequence(&mut self) -> i64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// Queues a frame. The bound is looked at by [`Self::is_over`]: a frame that has come this far
+    /// is never dropped, its sender is held back instead.
+    pub fn push(&mut self, frame: Bytes, now: Instant) {
+        if self.queue.is_empty() {
+            self.progress = now;
+        }
+        self.queued_bytes += frame.len() + FRAME_OVERHEAD;
+        self.queue.push_back(frame);
+    }
+
+    /// Whether the queue is past its bound.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.queued_bytes > MAX_OUT_QUEUE
+    }
+
+    /// Whether there is room again, with some to spare so that flow does not flutter.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queued_bytes < MAX_OUT_QUEUE / 2
+    }
+
+    /// Whether a hand-off may go now as far as plain writes are concerned.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        !self.writing && self.offset == 0
+    }
+
+    /// Takes the next plain write. It counts as under way until [`Self::wrote`].
+    pub fn next_write(&mut self) -> Write {
+        if self.writing || self.full || self.queue.is_empty() {
+            return Write::Nothing;
+        }
+        // A Node that cannot read a length in two pieces gets one frame per message, so that a
+        // cut falls inside a frame, never inside the next one's length.
+        let most = if self.whole_headers { 1 } else { WRITE_FRAMES };
+        let mut bytes = 0;
+        let frames: Vec<Bytes> = self
+            .queue
+            .iter()
+            .take(most)
+            .take_while(|frame| {
+                let before = bytes;
+                bytes += frame.len();
+                before < WRITE_BYTES
+            })
+            .cloned()
+            .collect();
+        self.writing = true;
+        Write::Frames { frames, offset: self.offset }
+    }
+
+    /// The write under way has ended after so many bytes.
+    pub fn wrote(&mut self, bytes: usize, now: Instant) {
+        self.writing = false;
+        if bytes == 0 {
+            return;
+        }
+        self.progress = now;
+        self.handoffs.wrote(bytes);
+        self.offset += bytes;
+        while let Some(first) = self.queue.front() {
+            let length = first.len();
+            if self.offset < length {
+                break;
+            }
+            self.offset -= length;
+            self.queued_bytes -= length + FRAME_OVERHEAD;
+            self.queue.pop_front();
+        }
+    }
+
+    /// Adds a server for a request that was granted. Gives its key.
+    pub fn add_server(
+        &mut self,
+        request: &QueryServer,
+        listener: Option<Arc<Listener>>,
+        port: Option<u16>,
+    ) -> String {
+        self.next_key += 1;
+        let id = listener.as_ref().map_or(0, |listener| listener.id());
+        let key = format!("{id}:{}", self.next_key);
+        self.servers.push(Server {
+            key: key.clone(),
+            listener,
+            listening: false,
+            index: request.index,
+            address_type: request.address_type,
+            address: request.address.clone(),
+            ports: [request.port, port.map_or(request.port, i64::from)],
+        });
+        key
+    }
+
+    /// A server says that it listens: which one.
+    pub fn server_listening(&mut self, listening: &Listening) -> Option<&Server> {
+        let server = self.servers.iter_mut().find(|server| {
+            !server.listening
+                && server.index == listening.index
+                && server.address_type == listening.address_type
+                && server.address == listening.address
+                && server.ports.contains(&listening.port)
+        })?;
+        server.listening = true;
+        Some(server)
+    }
+
+    /// The server of this key is closed.
+    pub fn remove_server(&mut self, key: &str) -> Option<Server> {
+        let index = self.servers.iter().position(|server| server.key == key)?;
+        Some(self.servers.remove(index))
+    }
+
+    /// The key of the server that takes connections of `listener`: its own, or for the pool's
+    /// the first that listens. `None`: the worker takes sticky connections.
+    #[must_use]
+    pub fn server_for(&self, listener: &Listener) -> Option<&str> {
+        let listening = || self.servers.iter().filter(|server| server.listening);
+        let own = listening().find(|server| {
+            server.listener.as_ref().is_some_and(|own| own.id() == listener.id())
+        });
+        let pooled = || match listener.kind() {
+            super::listener::Kind::Pool => {
+                listening().find(|server| server.listener.is_none()).or_else(|| listening().next())
+            }
+            super::listener::Kind::App => None,
+        };
+        own.or_else(pooled).map(|server| server.key.as_str())
+    }
+}

@@ -1,0 +1,433 @@
+//! A shard's connections: from accept to hand-off, refusal or another shard.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::connection::{Connection, State, Transit};
+use super::core::{Action, Shard, Timer};
+use super::listener::{Kind, Listener, ListenerId};
+use super::{
+    ConnectionId, MAX_PARKED_SESSIONS, MAX_PARKED_WORKERS, SESSION_WAIT, WORKER_WAIT,
+};
+use crate::http::request_line::{self, Fault, Head};
+use crate::http::sid::sid;
+use crate::metrics::Counter;
+use crate::route::balance::pick_by_hash;
+use crate::route::roster::{Roster, Standing};
+use crate::route::session_table::Sid;
+use crate::route::{self, WorkerId};
+
+/// How long a refused client may take to close its side.
+const LINGER: Duration = Duration::from_secs(2);
+/// How often a connection that waits for a worker tries again.
+const WORKER_RETRY: Duration = Duration::from_millis(100);
+/// First and last wait between two looks at a head that has not grown.
+const REPEEK: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
+/// Times a worker may refuse a socket of its own session (it is out of descriptors) before
+/// another worker answers for it; Node's own limit on retransmissions.
+const OWN_REFUSALS: u32 = 4;
+
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 17\r\n\r\nnot HTTP/1.x here";
+const HTTP2: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 25\r\n\r\nHTTP/2 is not spoken here";
+const TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 26\r\n\r\nthis port speaks plain HTTP";
+const TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 31\r\n\r\nrequest line exceeds 8192 bytes";
+const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 32\r\n\r\nno complete request line in time";
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
+    Retry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 18\r\n\r\nno worker is ready";
+
+impl Shard {
+    /// A client has connected. The engine keeps its socket under `id`.
+    pub fn accepted(&mut self, id: ConnectionId, listener: ListenerId, now: Instant) {
+        self.count(Counter::Accepted);
+        let serial = self.admit(id, listener);
+        let deadline = now + self.shared.settings.head_timeout;
+        self.await_head_until(deadline, id, serial);
+        self.actions.push(Action::Peek(id));
+    }
+
+    /// A connection of another shard's has arrived for a worker of this one.
+    pub fn connection_arrived(&mut self, id: ConnectionId, transit: Transit, now: Instant) {
+        let listener = transit.listener.id();
+        self.listeners.entry(listener).or_insert_with(|| Arc::clone(&transit.listener));
+        self.admit(id, listener);
+        let connection = &mut self.connections[id];
+        connection.sid = transit.sid;
+        connection.counted = transit.counted.then_some(transit.worker);
+        connection.give_up = transit.give_up;
+        connection.tries = transit.tries;
+        connection.refused_by = transit.refused_by;
+        connection.waited = true;
+        self.deliver(id, transit.worker, now);
+    }
+
+    /// The engine keeps a socket under `id` that is for the worker itself.
+    pub(super) fn admit_grant(&mut self, id: ConnectionId, frame: Bytes) {
+        self.admit(id, 0);
+        self.connections[id].grant = Some(frame);
+    }
+
+    /// What has arrived of the request, or nothing at the end of the stream.
+    pub fn peeked(&mut self, id: ConnectionId, bytes: &[u8], finished: bool, now: Instant) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let State::ExpectHead { seen } = connection.state else { return };
+        let kind = self.listeners.get(&connection.listener).map_or(Kind::Pool, |l| l.kind());
+        if bytes.is_empty() {
+            self.count(Counter::Abandoned);
+            return self.close(id);
+        }
+        match (request_line::parse(bytes), kind) {
+            (Head::Line(line), _) => {
+                connection.sid = sid(line.target).map(|sid| Sid::new(&sid));
+                connection.tries = 0;
+                self.route(id, now);
+            }
+            (Head::Incomplete, _) if bytes.len() > seen => {
+                connection.state = State::ExpectHead { seen: bytes.len() };
+                connection.tries = 0;
+                self.actions.push(Action::PeekBeyond { connection: id, beyond: bytes.len() });
+            }
+            (Head::Incomplete, Kind::App) if finished => self.route(id, now),
+            (Head::Incomplete, Kind::Pool) if finished => {
+                self.count(Counter::Abandoned);
+                self.close(id);
+            }
+            (Head::Incomplete, _) => {
+                // Woken without news: a Unix socket knows no low-water mark.
+                let wait = REPEEK[0] * 2_u32.saturating_pow(connection.tries.min(6));
+                connection.tries += 1;
+                let timer = Timer::Repeek(id, connection.serial);
+                self.set_timer(now + wait.min(REPEEK[1]), timer);
+            }
+            (Head::Fault(_), Kind::App) => self.route(id, now),
+            (Head::Fault(fault), Kind::Pool) => self.refuse_fault(id, fault, now),
+        }
+    }
+
+    /// The client went away while its head was awaited, or after it was refused.
+    pub fn lingered(&mut self, id: ConnectionId) {
+        if self.connections.get(id).is_some_and(|c| c.state != State::Free) {
+            self.close(id);
+        }
+    }
+
+    /// Looking at the head failed: the connection was reset.
+    pub fn peek_failed(&mut self, id: ConnectionId) {
+        if self.connections.get(id).is_some_and(|c| matches!(c.state, State::ExpectHead { .. })) {
+            self.count(Counter::Abandoned);
+            self.close(id);
+        }
+    }
+
+    /// The response has been sent; the client may still be sending. See [`Self::lingered`].
+    pub fn refused(&mut self, id: ConnectionId, now: Instant) {
+        if let Some(connection) = self.connections.get(id) {
+            let timer = Timer::Linger(id, connection.serial);
+            self.set_timer(now + LINGER, timer);
+        }
+    }
+
+    /// Finds the worker: the session's, the one that balance says, or patience.
+    pub(super) fn route(&mut self, id: ConnectionId, now: Instant) {
+        let connection = &self.connections[id];
+        let Some(sid) = connection.sid.as_ref() else {
+            return match self.pick_balanced(id) {
+                Some(worker) => {
+                    self.shared.roster.add_load(worker);
+                    self.connections[id].counted = Some(worker);
+                    self.deliver(id, worker, now);
+                }
+                None => self.await_worker(id, now),
+            };
+        };
+        let owner = self.shared.sessions.get(sid.as_bytes());
+        if let Some(worker) = owner.filter(|worker| takes_its_own(&self.shared.roster, *worker)) {
+            if !connection.refused_by.contains(&worker.slot) {
+                return self.deliver(id, worker, now);
+            }
+        } else if !connection.waited && self.awaiting_session.len() < MAX_PARKED_SESSIONS {
+            return self.await_session(id, now);
+        }
+        self.route_by_hash(id, now);
+    }
+
+    /// Nobody knows the session: all its requests agree on one worker, which will say so.
+    fn route_by_hash(&mut self, id: ConnectionId, now: Instant) {
+        let connection = &self.connections[id];
+        let Some(sid) = connection.sid.as_ref() else { return self.await_worker(id, now) };
+        let hash = route::hash(sid.as_bytes());
+        let listener = self.listeners.get(&connection.listener);
+        let may = |worker| may_serve(listener, connection, worker);
+        match pick_by_hash(&self.shared.roster, may, hash) {
+            Some(worker) => {
+                self.count(Counter::UnknownSession);
+                self.deliver(id, worker, now);
+            }
+            None => self.await_worker(id, now),
+        }
+    }
+
+    fn pick_balanced(&mut self, id: ConnectionId) -> Option<WorkerId> {
+        let chance = self.chance();
+        let connection = &self.connections[id];
+        let listener = self.listeners.get(&connection.listener);
+        let may = |worker| may_serve(listener, connection, worker);
+        self.shared.settings.balance.pick(&self.shared.roster, may, chance)
+    }
+
+    /// Queues the connection on its worker's channel, or sends it to the shard that owns that.
+    fn deliver(&mut self, id: ConnectionId, worker: WorkerId, now: Instant) {
+        let owner = self.shared.owner(worker.slot);
+        if owner != self.index {
+            return self.transfer(id, owner, worker);
+        }
+        let channel = self.by_slot.get(&worker.slot).copied();
+        let channel = channel.filter(|channel| self.channel_of(*channel, worker).is_some());
+        match channel {
+            Some(channel) => {
+                self.connections[id].state = State::HandingOff(channel);
+                self.queue_hand_off(channel, id);
+            }
+            None => {
+                self.uncount(id);
+                self.await_worker(id, now);
+            }
+        }
+    }
+
+    fn transfer(&mut self, id: ConnectionId, shard: usize, worker: WorkerId) {
+        let connection = &mut self.connections[id];
+        let Some(listener) = self.listeners.get(&connection.listener) else {
+            return self.close(id);
+        };
+        let transit = Transit {
+            listener: Arc::clone(listener),
+            sid: connection.sid.take(),
+            worker,
+            counted: connection.counted.is_some(),
+            give_up: connection.give_up,
+            tries: connection.tries,
+            refused_by: std::mem::take(&mut connection.refused_by),
+        };
+        connection.close();
+        self.open_connections -= 1;
+        self.actions.push(Action::Transfer { connection: id, shard, transit });
+    }
+
+    /// Waits for the session to be announced. Engine.IO writes the handshake's response before the
+    /// worker announces its session, so a fast client's next request can be here first.
+    fn await_session(&mut self, id: ConnectionId, now: Instant) {
+        self.count(Counter::ParkedForSession);
+        let connection = &mut self.connections[id];
+        connection.state = State::AwaitSession;
+        connection.waited = true;
+        let serial = connection.serial;
+        self.awaiting_session.insert((id, serial));
+        self.set_timer(now + SESSION_WAIT, Timer::Session(id, serial));
+        let waiting = &self.shared.awaiting_sessions[self.index];
+        waiting.fetch_add(1, Ordering::SeqCst);
+        // Announced between the look-up and the count: nobody would have told us.
+        self.recheck_sessions(now);
+    }
+
+    /// Sends on every connection whose session is known by now.
+    pub(super) fn recheck_sessions(&mut self, now: Instant) {
+        let (shared, connections) = (&self.shared, &self.connections);
+        let mut found = Vec::new();
+        self.awaiting_session.retain(|(id, serial)| {
+            let Some(connection) = connections.get(*id).filter(|connection| {
+                connection.serial == *serial && connection.state == State::AwaitSession
+            }) else {
+                return false;
+            };
+            let sid = connection.sid.as_ref().map_or(&[][..], |sid| sid.as_bytes());
+            let owner = shared.sessions.get(sid);
+            let known = owner.is_some_and(|worker| takes_its_own(&shared.roster, worker));
+            if known {
+                found.push(*id);
+            }
+            !known
+        });
+        self.note_awaiting_sessions();
+        for id in found {
+            self.route(id, now);
+        }
+    }
+
+    pub(super) fn session_is_late(&mut self, id: ConnectionId, serial: u32, now: Instant) {
+        if self.current(id, serial).is_some_and(|c| c.state == State::AwaitSession) {
+            self.awaiting_session.remove(&(id, serial));
+            self.note_awaiting_sessions();
+            self.route(id, now);
+        }
+    }
+
+    fn note_awaiting_sessions(&self) {
+        let count = u32::try_from(self.awaiting_session.len()).unwrap_or(u32::MAX);
+        self.shared.awaiting_sessions[self.index].store(count, Ordering::SeqCst);
+    }
+
+    /// Waits for a worker: none is ready, none serves here, or all have refused.
+    fn await_worker(&mut self, id: ConnectionId, now: Instant) {
+        let connection = &mut self.connections[id];
+        let first = connection.give_up.is_none();
+        let give_up = *connection.give_up.get_or_insert(now + WORKER_WAIT);
+        // Those that refused may have room by the next try.
+        connection.refused_by.clear();
+        connection.state = State::AwaitWorker;
+        let serial = connection.serial;
+        if first {
+            self.count(Counter::ParkedForWorker);
+        }
+        let full = self.awaiting_worker.len() >= MAX_PARKED_WORKERS;
+        if now >= give_up || full || self.stopping {
+            self.count(Counter::RefusedNoWorker);
+            return self.refuse(id, UNAVAILABLE);
+        }
+        self.awaiting_worker.insert((id, serial));
+        self.set_timer(give_up.min(now + WORKER_RETRY), Timer::Worker(id, serial));
+    }
+
+    pub(super) fn try_workers_again(&mut self, id: ConnectionId, serial: u32, now: Instant) {
+        if self.current(id, serial).is_some_and(|c| c.state == State::AwaitWorker) {
+            self.awaiting_worker.remove(&(id, serial));
+            self.route(id, now);
+        }
+    }
+
+    pub(super) fn roster_changed(&mut self, now: Instant) {
+        for (id, serial) in std::mem::take(&mut self.awaiting_worker) {
+            if self.current(id, serial).is_some_and(|c| c.state == State::AwaitWorker) {
+                self.route(id, now);
+            }
+        }
+    }
+
+    /// A worker did not take the socket: it refused, died or went away. The client sees nothing.
+    pub(super) fn redispatch(&mut self, id: ConnectionId, from: WorkerId, now: Instant) {
+        self.uncount(id);
+        let connection = &mut self.connections[id];
+        if connection.grant.is_some() {
+            return self.close(id);
+        }
+        connection.tries += 1;
+        let own = connection.sid.as_ref().is_some_and(|sid| {
+            self.shared.sessions.get(sid.as_bytes()) == Some(from)
+        });
+        self.count(Counter::Redispatched);
+        if own && takes_its_own(&self.shared.roster, from) && self.connections[id].tries < OWN_REFUSALS {
+            // Only this worker knows the session: give it a moment to close some descriptors.
+            return self.await_worker(id, now);
+        }
+        self.connections[id].refused(from.slot);
+        self.route(id, now);
+    }
+
+    /// The head is not there in time. A server of the application's own may be one that speaks
+    /// first, and then nothing was going to come.
+    pub(super) fn head_is_late(&mut self, id: ConnectionId, now: Instant) {
+        let listener = self.connections.get(id).map(|connection| connection.listener);
+        let kind = listener.and_then(|id| self.listeners.get(&id)).map(|l| l.kind());
+        if kind == Some(Kind::App) {
+            self.route(id, now);
+        } else {
+            self.count(Counter::RefusedTimeout);
+            self.refuse(id, TIMEOUT);
+        }
+    }
+
+    pub(super) fn stop_accepting(&mut self, _now: Instant) {
+        self.stopping = true;
+        self.actions.push(Action::StopAccepting);
+        for (id, serial) in std::mem::take(&mut self.awaiting_worker) {
+            if self.current(id, serial).is_some_and(|c| c.state == State::AwaitWorker) {
+                self.count(Counter::RefusedNoWorker);
+                self.refuse(id, UNAVAILABLE);
+            }
+        }
+    }
+
+    /// The worker has it, or nobody will.
+    pub(super) fn close(&mut self, id: ConnectionId) {
+        self.connections[id].close();
+        self.open_connections -= 1;
+        self.actions.push(Action::Close(id));
+    }
+
+    /// Takes back the load a hand-off was counted as.
+    fn uncount(&mut self, id: ConnectionId) {
+        if let Some(worker) = self.connections[id].counted.take() {
+            self.shared.roster.drop_load(worker);
+        }
+    }
+
+    fn admit(&mut self, id: ConnectionId, listener: ListenerId) -> u32 {
+        if id >= self.connections.len() {
+            self.connections.resize_with(id + 1, Connection::free);
+        }
+        self.connections[id].open(listener);
+        self.open_connections += 1;
+        self.connections[id].serial
+    }
+
+    fn refuse_fault(&mut self, id: ConnectionId, fault: Fault, _now: Instant) {
+        let (counter, response) = match fault {
+            Fault::TooLong => (Counter::RefusedTooLong, TOO_LONG),
+            Fault::NotHttp => (Counter::RefusedNotHttp, BAD_REQUEST),
+            Fault::Http2Preface => (Counter::RefusedHttp2, HTTP2),
+            Fault::TlsHello => (Counter::RefusedTls, TLS),
+        };
+        let counters = &self.shared.counters;
+        let first_hello = fault == Fault::TlsHello
+            && counters.iter().all(|c| c.read(Counter::RefusedTls) == 0);
+        if first_hello {
+            tracing::warn!(
+                "a client began a TLS handshake: this port speaks plain HTTP; \
+                 terminate TLS in front of the router (said once)"
+            );
+        }
+        self.count(counter);
+        self.refuse(id, response);
+    }
+
+    fn refuse(&mut self, id: ConnectionId, response: &'static [u8]) {
+        self.connections[id].state = State::Lingering;
+        self.actions.push(Action::Refuse { connection: id, response });
+    }
+}
+
+/// Whether a worker gets sockets of the sessions it has.
+fn takes_its_own(roster: &Roster, worker: WorkerId) -> bool {
+    matches!(roster.standing(worker), Standing::Ready | Standing::Draining)
+}
+
+fn may_serve(
+    listener: Option<&Arc<Listener>>,
+    connection: &Connection,
+    worker: WorkerId,
+) -> bool {
+    listener.is_some_and(|listener| listener.is_served_by(worker))
+        && !connection.refused_by.contains(&worker.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_state_their_length() {
+        for response in [BAD_REQUEST, HTTP2, TLS, TOO_LONG, TIMEOUT, UNAVAILABLE] {
+            let text = std::str::from_utf8(response).expect("ASCII");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            let length = head.split_once("Content-Length: ").expect("a length").1;
+            assert_eq!(length.lines().next(), Some(body.len().to_string().as_str()));
+        }
+    }
+}

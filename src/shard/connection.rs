@@ -1,0 +1,131 @@
+//! One client's connection while the router has it.
+//!
+//! ```text
+//!            accepted
+//!               │
+//!               ▼            no line, no end            head deadline, not HTTP, too long
+//!         ExpectHead ◄──────────┐ ──────────────────────────────────────────┐
+//!               │ request line  └ peek again                                │
+//!               ▼                                                           ▼
+//!            (route) ──────────► AwaitSession ── announced, 50 ms ──┐   Lingering ──► closed
+//!               │  │                                                │       ▲
+//!               │  └───────────► AwaitWorker ─── ready, retry ──────┤       │
+//!               ▼                     └──────── 5 s ────────────────┼───────┘
+//!           HandingOff ◄────────────────────────────────────────────┘
+//!               │  ▲ refused, worker gone: (route) again
+//!               ▼
+//!        the worker has it: closed here
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ChannelId;
+use super::listener::{Listener, ListenerId};
+use crate::route::WorkerId;
+use crate::route::session_table::Sid;
+
+/// Workers one connection remembers as having refused it.
+pub const MAX_REFUSALS: usize = 8;
+
+/// What is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody: the table's entry is unused.
+    Free,
+    /// The request line, of which so many bytes have been seen.
+    ExpectHead {
+        /// Bytes peeked last time.
+        seen: usize,
+    },
+    /// The announcement of its session.
+    AwaitSession,
+    /// A worker that can take it.
+    AwaitWorker,
+    /// The worker's acknowledgement (or room on its channel before that).
+    HandingOff(ChannelId),
+    /// The client's end, after a refusal.
+    Lingering,
+}
+
+/// What the shard knows of a connection; the socket itself is the engine's.
+#[derive(Debug)]
+pub struct Connection {
+    /// Where it is on its way.
+    pub state: State,
+    /// Tells this user of the table's entry from earlier ones: late timers name it.
+    pub serial: u32,
+    /// Where it arrived.
+    pub listener: ListenerId,
+    /// Its session, when its request names one.
+    pub sid: Option<Sid>,
+    /// Counted as load on this worker until announced or handed elsewhere.
+    pub counted: Option<WorkerId>,
+    /// Has waited for its session once; the next miss goes by hash.
+    pub waited: bool,
+    /// Set when it first found no worker.
+    pub give_up: Option<Instant>,
+    /// Times peeked without news, or refused by workers: how long to wait before the next try.
+    pub tries: u32,
+    /// Slots of workers that refused it.
+    pub refused_by: Vec<u16>,
+    /// A socket for the worker itself (UDP), with the frame that explains it.
+    pub grant: Option<bytes::Bytes>,
+}
+
+impl Connection {
+    /// An unused entry.
+    #[must_use]
+    pub fn free() -> Self {
+        Self {
+            state: State::Free,
+            serial: 0,
+            listener: 0,
+            sid: None,
+            counted: None,
+            waited: false,
+            give_up: None,
+            tries: 0,
+            refused_by: Vec::new(),
+            grant: None,
+        }
+    }
+
+    /// Takes an unused entry for a new connection.
+    pub fn open(&mut self, listener: ListenerId) {
+        let serial = self.serial.wrapping_add(1);
+        *self = Self { state: State::ExpectHead { seen: 0 }, serial, listener, ..Self::free() };
+    }
+
+    /// Gives the entry back.
+    pub fn close(&mut self) {
+        *self = Self { serial: self.serial, ..Self::free() };
+    }
+
+    /// Notes that the worker in `slot` refused it.
+    pub fn refused(&mut self, slot: u16) {
+        if self.refused_by.len() >= MAX_REFUSALS {
+            self.refused_by.remove(0);
+        }
+        self.refused_by.push(slot);
+    }
+}
+
+/// What goes with a connection to another shard.
+#[derive(Debug)]
+pub struct Transit {
+    /// Where it arrived.
+    pub listener: Arc<Listener>,
+    /// Its session.
+    pub sid: Option<Sid>,
+    /// Who shall get it.
+    pub worker: WorkerId,
+    /// Whether it is counted as load there.
+    pub counted: bool,
+    /// When it gives up.
+    pub give_up: Option<Instant>,
+    /// Times refused.
+    pub tries: u32,
+    /// Who refused it.
+    pub refused_by: Vec<u16>,
+}

@@ -1,0 +1,594 @@
+//! The portable engine: owns a shard's descriptors and carries its actions out with plain system
+//! calls, on monoio's epoll driver. For every place where io_uring is forbidden.
+//!
+//! One task waits for each thing that can become ready, does the call, and ends the shard's turn;
+//! a task holds the engine only between two waits. A connection whose request is there when it is
+//! accepted (the usual case, thanks to `TCP_DEFER_ACCEPT`) never meets epoll at all.
+//!
+//! A waiting task holds a share of its descriptor, so whoever is done with one interrupts the task
+//! ([`Interrupt`]): a socket handed to a worker must not stay open here for the life of its
+//! connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use monoio::time::TimeDriver;
+use monoio::{LegacyDriver, RuntimeBuilder};
+use slab::Slab;
+
+use super::core::{Action, Shard};
+use super::listener::ListenerId;
+use super::ring::{Answer, Mail};
+use super::{ChannelId, ConnectionId};
+use crate::sys::socket::{self, Lingering};
+use crate::sys::watched::Watched;
+use crate::sys::scm;
+
+/// Bytes of a look at a head: longer than the longest request line.
+const PEEK: usize = 16 << 10;
+/// Bytes of one read from a channel.
+const READ: usize = 64 << 10;
+/// Connections accepted, or reads made, before others get their turn.
+const BATCH: usize = 64;
+
+/// A client's socket, watched only if it had to be waited for.
+enum Socket {
+    Plain(OwnedFd),
+    Watched(Rc<Watched>),
+}
+
+impl Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(socket) => socket.as_fd(),
+            Self::Watched(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// Ends one task's wait from outside.
+#[derive(Default)]
+struct Interrupt {
+    fired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Interrupt {
+    fn fire(&self) {
+        self.fired.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// `true` when `ready` came first, whether it succeeded or not: a failed wait shows at the
+    /// next system call, too. `false` when interrupted.
+    async fn or(&self, ready: impl Future<Output = io::Result<()>>) -> bool {
+        let mut ready = pin!(ready);
+        std::future::poll_fn(|context| {
+            if self.fired.get() {
+                return Poll::Ready(false);
+            }
+            if ready.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            self.waker.replace(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+struct Client {
+    socket: Option<Socket>,
+    low_water: bool,
+    refused: bool,
+    /// The task that waits for it.
+    awaited: Option<Rc<Interrupt>>,
+}
+
+struct Worker {
+    socket: Rc<Watched>,
+    /// The task that reads it.
+    reader: Option<Rc<Interrupt>>,
+    /// The task that waits for room.
+    room: Option<Rc<Interrupt>>,
+}
+
+struct Acceptor {
+    socket: Rc<Watched>,
+    /// The task that accepts on it.
+    task: Option<Rc<Interrupt>>,
+}
+
+struct Engine {
+    shard: Shard,
+    clients: Slab<Client>,
+    workers: Slab<Worker>,
+    acceptors: HashMap<ListenerId, Acceptor, RandomState>,
+    accepting: bool,
+    buffer: Box<[u8]>,
+    /// When the main task will look at the timers.
+    armed: Option<Instant>,
+    exit: bool,
+    me: std::rc::Weak<RefCell<Engine>>,
+}
+
+type Shared = Rc<RefCell<Engine>>;
+
+/// Runs a shard until it is told to exit.
+///
+/// # Errors
+/// epoll cannot be set up or fails.
+pub fn run(shard: Shard) -> io::Result<()> {
+    let mut runtime = RuntimeBuilder::<TimeDriver<LegacyDriver>>::new().build()?;
+    runtime.block_on(async {
+        let shared = Arc::clone(shard.shared());
+        let mailbox = &shared.mailboxes[shard.index()];
+        let wake = Watched::new(mailbox.wake().as_fd().try_clone_to_owned()?)?;
+        let engine = Rc::new_cyclic(|me| {
+            RefCell::new(Engine {
+                shard,
+                clients: Slab::new(),
+                workers: Slab::new(),
+                acceptors: HashMap::default(),
+                accepting: true,
+                buffer: vec![0; READ.max(PEEK)].into_boxed_slice(),
+                armed: None,
+                exit: false,
+                me: std::rc::Weak::clone(me),
+            })
+        });
+        serve(&engine, &wake).await
+    })
+}
+
+/// The main task: mail and timers.
+async fn serve(engine: &Shared, wake: &Watched) -> io::Result<()> {
+    loop {
+        let deadline = {
+            let mut engine = engine.borrow_mut();
+            engine.armed = engine.shard.next_deadline();
+            engine.armed
+        };
+        match deadline {
+            None => wake.readable().await?,
+            Some(at) => {
+                let patience = at.saturating_duration_since(clock());
+                // Late is as good as woken: both look at the mail and the timers.
+                let _woken = monoio::time::timeout(patience, wake.readable()).await;
+            }
+        }
+        let mut engine = engine.borrow_mut();
+        let now = clock();
+        engine.read_mail(now);
+        engine.shard.tick(now);
+        engine.end_turn(now);
+        if engine.exit {
+            return Ok(());
+        }
+    }
+}
+
+/// Accepts on one listener until interrupted.
+async fn accept_on(
+    engine: Shared,
+    listener: ListenerId,
+    socket: Rc<Watched>,
+    interrupt: Rc<Interrupt>,
+) {
+    while interrupt.or(socket.readable()).await {
+        engine.borrow_mut().accept_batch(listener, socket.as_fd());
+    }
+}
+
+/// Waits until a client has sent something (more), or ended.
+async fn await_client(
+    engine: Shared,
+    id: ConnectionId,
+    socket: Rc<Watched>,
+    interrupt: Rc<Interrupt>,
+) {
+    let ready = interrupt.or(socket.readable()).await;
+    drop(socket);
+    if !ready {
+        return;
+    }
+    let mut engine = engine.borrow_mut();
+    let Some(client) = engine.clients.get_mut(id) else { return };
+    client.awaited = None;
+    let refused = client.refused;
+    let now = clock();
+    if refused { engine.linger(id) } else { engine.peek(id) }
+    engine.end_turn(now);
+}
+
+/// Reads one worker's channel until interrupted.
+async fn read_channel(
+    engine: Shared,
+    id: ChannelId,
+    socket: Rc<Watched>,
+    interrupt: Rc<Interrupt>,
+) {
+    while interrupt.or(socket.readable()).await {
+        engine.borrow_mut().read_batch(id, socket.as_fd(), &interrupt);
+    }
+}
+
+/// Waits until a channel takes bytes again.
+async fn await_room(
+    engine: Shared,
+    id: ChannelId,
+    socket: Rc<Watched>,
+    interrupt: Rc<Interrupt>,
+) {
+    if interrupt.or(socket.writable()).await {
+        let mut engine = engine.borrow_mut();
+        if let Some(worker) = engine.workers.get_mut(id) {
+            worker.room = None;
+            engine.shard.writable(id);
+            engine.end_turn(clock());
+        }
+    }
+}
+
+impl Engine {
+    /// Ends the turn: actions may cause events, and those more actions.
+    fn end_turn(&mut self, now: Instant) {
+        let mut actions = Vec::new();
+        loop {
+            self.shard.end_turn(now);
+            self.shard.take_actions(&mut actions);
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions.drain(..) {
+                self.carry_out(action, now);
+            }
+        }
+        let deadline = self.shard.next_deadline();
+        let sooner = match (deadline, self.armed) {
+            (Some(deadline), Some(armed)) => deadline < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if sooner {
+            self.armed = deadline;
+            let shared = Arc::clone(self.shard.shared());
+            shared.mailboxes[self.shard.index()].wake().wake();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Peek(id) => self.peek(id),
+            Action::PeekBeyond { connection, beyond } => {
+                if let Some((client, socket)) = self.socket(connection) {
+                    // Where it cannot be set, the wait ends at once and the shard waits
+                    // between looks.
+                    let set = socket::set_low_water(socket, beyond + 1).is_ok();
+                    self.clients[client].low_water |= set;
+                    self.await_client(connection);
+                }
+            }
+            Action::HandOff { channel, connection, frame } => {
+                self.hand_off(channel, connection, &frame, now);
+            }
+            Action::Write { channel, frames, offset } => {
+                if let Some(worker) = self.workers.get(channel) {
+                    let result = scm::send_frames(worker.socket.as_fd(), &frames, offset);
+                    self.shard.wrote(channel, result, now);
+                }
+            }
+            Action::AwaitRoom(channel) => {
+                let Some(me) = self.me.upgrade() else { return };
+                let Some(worker) = self.workers.get_mut(channel) else { return };
+                if worker.room.is_none() {
+                    let interrupt = Rc::<Interrupt>::default();
+                    let socket = Rc::clone(&worker.socket);
+                    worker.room = Some(Rc::clone(&interrupt));
+                    monoio::spawn(await_room(me, channel, socket, interrupt));
+                }
+            }
+            Action::Read { channel, on } => self.set_reading(channel, on),
+            Action::CloseChannel(channel) => {
+                if let Some(worker) = self.workers.try_remove(channel) {
+                    socket::end(worker.socket.as_fd());
+                    for task in worker.reader.iter().chain(&worker.room) {
+                        task.fire();
+                    }
+                }
+            }
+            Action::Close(id) => self.close(id),
+            Action::Refuse { connection, response } => {
+                let Some((client, socket)) = self.socket(connection) else { return };
+                let lingering = socket::refuse(socket, response);
+                self.clients[client].refused = true;
+                match lingering {
+                    Lingering::Over => self.shard.lingered(connection),
+                    Lingering::Open => {
+                        self.shard.refused(connection, now);
+                        self.reset_low_water(connection);
+                        self.await_client(connection);
+                    }
+                }
+            }
+            Action::Transfer { connection, shard, transit } => {
+                if let Some(socket) = self.take_socket(connection) {
+                    self.shard.post(shard, Mail::Connection { socket, transit });
+                }
+            }
+            Action::Listen { listener, socket } => match Watched::new(socket) {
+                Ok(socket) => {
+                    let acceptor = Acceptor { socket: Rc::new(socket), task: None };
+                    self.acceptors.insert(listener, acceptor);
+                    self.start_accepting(listener);
+                }
+                Err(error) => tracing::error!(%error, "epoll does not take a listener"),
+            },
+            Action::Unlisten(listener) => self.close_listener(listener),
+            Action::Accept(on) => {
+                self.accepting = on;
+                if !on {
+                    return self.pause_accepting();
+                }
+                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
+                for listener in listeners {
+                    self.start_accepting(listener);
+                }
+            }
+            Action::StopAccepting => {
+                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
+                for listener in listeners {
+                    self.close_listener(listener);
+                }
+            }
+            Action::Exit => self.exit = true,
+        }
+    }
+
+    // Accepting.
+
+    fn start_accepting(&mut self, listener: ListenerId) {
+        let Some(me) = self.me.upgrade() else { return };
+        let Some(acceptor) = self.acceptors.get_mut(&listener) else { return };
+        if self.accepting && acceptor.task.is_none() {
+            let interrupt = Rc::<Interrupt>::default();
+            acceptor.task = Some(Rc::clone(&interrupt));
+            let socket = Rc::clone(&acceptor.socket);
+            monoio::spawn(accept_on(me, listener, socket, interrupt));
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        for acceptor in self.acceptors.values_mut() {
+            if let Some(task) = acceptor.task.take() {
+                task.fire();
+            }
+        }
+    }
+
+    fn accept_batch(&mut self, listener: ListenerId, socket: BorrowedFd<'_>) {
+        let now = clock();
+        for _ in 0..BATCH {
+            match socket::accept(socket) {
+                Ok(client) => {
+                    let id = self.admit(client);
+                    self.shard.accepted(id, listener, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.shard.accept_failed(now);
+                    break;
+                }
+            }
+        }
+        self.end_turn(now);
+    }
+
+    fn close_listener(&mut self, listener: ListenerId) {
+        if let Some(task) = self.acceptors.remove(&listener).and_then(|acceptor| acceptor.task) {
+            task.fire();
+        }
+    }
+
+    // Clients.
+
+    fn admit(&mut self, socket: OwnedFd) -> ConnectionId {
+        self.clients.insert(Client {
+            socket: Some(Socket::Plain(socket)),
+            low_water: false,
+            refused: false,
+            awaited: None,
+        })
+    }
+
+    fn socket(&self, id: ConnectionId) -> Option<(ConnectionId, BorrowedFd<'_>)> {
+        let socket = self.clients.get(id)?.socket.as_ref()?;
+        Some((id, socket.as_fd()))
+    }
+
+    fn peek(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(socket) = &client.socket else { return };
+        match socket::peek(socket.as_fd(), &mut self.buffer[..PEEK]) {
+            Ok(length) => {
+                // Only a client that has been waited for can be at its end here.
+                let finished = client.low_water && socket::peer_has_finished(socket.as_fd());
+                self.shard.peeked(id, &self.buffer[..length], finished, clock());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.await_client(id),
+            Err(_) => self.shard.peek_failed(id),
+        }
+    }
+
+    fn await_client(&mut self, id: ConnectionId) {
+        let Some(me) = self.me.upgrade() else { return };
+        let Some(client) = self.clients.get_mut(id).filter(|client| client.awaited.is_none())
+        else {
+            return;
+        };
+        let socket = match client.socket.take() {
+            Some(Socket::Plain(socket)) => match Watched::new(socket) {
+                Ok(socket) => Rc::new(socket),
+                Err(_) => return self.shard.peek_failed(id),
+            },
+            Some(Socket::Watched(socket)) => socket,
+            None => return,
+        };
+        let interrupt = Rc::<Interrupt>::default();
+        client.socket = Some(Socket::Watched(Rc::clone(&socket)));
+        client.awaited = Some(Rc::clone(&interrupt));
+        monoio::spawn(await_client(me, id, socket, interrupt));
+    }
+
+    fn linger(&mut self, id: ConnectionId) {
+        let Some((_, socket)) = self.socket(id) else { return };
+        match socket::discard(socket) {
+            Lingering::Over => self.shard.lingered(id),
+            Lingering::Open => self.await_client(id),
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        if let Some(task) = self.clients.try_remove(id).and_then(|client| client.awaited) {
+            task.fire();
+        }
+    }
+
+    /// Takes the socket of a client that nobody waits for.
+    fn take_socket(&mut self, id: ConnectionId) -> Option<OwnedFd> {
+        self.reset_low_water(id);
+        match self.clients.try_remove(id)?.socket? {
+            Socket::Plain(socket) => Some(socket),
+            Socket::Watched(socket) => socket.as_fd().try_clone_to_owned().ok(),
+        }
+    }
+
+    fn reset_low_water(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get_mut(id).filter(|client| client.low_water) else {
+            return;
+        };
+        if let Some(socket) = &client.socket {
+            client.low_water = socket::set_low_water(socket.as_fd(), 1).is_err();
+        }
+    }
+
+    // Workers.
+
+    fn hand_off(
+        &mut self,
+        channel: ChannelId,
+        connection: ConnectionId,
+        frame: &Bytes,
+        now: Instant,
+    ) {
+        self.reset_low_water(connection);
+        let Some((_, socket)) = self.socket(connection) else { return };
+        let Some(worker) = self.workers.get(channel) else { return };
+        let result = scm::send_socket(worker.socket.as_fd(), frame, socket);
+        self.shard.handed(channel, connection, frame.len(), result, now);
+    }
+
+    fn set_reading(&mut self, channel: ChannelId, on: bool) {
+        let Some(me) = self.me.upgrade() else { return };
+        let Some(worker) = self.workers.get_mut(channel) else { return };
+        if !on {
+            if let Some(task) = worker.reader.take() {
+                task.fire();
+            }
+        } else if worker.reader.is_none() {
+            let interrupt = Rc::<Interrupt>::default();
+            worker.reader = Some(Rc::clone(&interrupt));
+            let socket = Rc::clone(&worker.socket);
+            monoio::spawn(read_channel(me, channel, socket, interrupt));
+        }
+    }
+
+    /// Reads until nothing is left, the batch is over, or what was read has ended the task.
+    fn read_batch(&mut self, id: ChannelId, socket: BorrowedFd<'_>, task: &Interrupt) {
+        let now = clock();
+        for _ in 0..BATCH {
+            match scm::receive(socket, &mut self.buffer[..READ]) {
+                Ok((0, _)) => self.shard.channel_ended(id, now),
+                Ok((length, sockets)) => {
+                    self.shard.received(id, &self.buffer[..length], sockets.len(), now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.shard.channel_ended(id, now),
+            }
+            self.end_turn(now);
+            if task.fired.get() {
+                return;
+            }
+        }
+        self.end_turn(now);
+    }
+
+    // Mail.
+
+    fn read_mail(&mut self, now: Instant) {
+        let shared = Arc::clone(self.shard.shared());
+        let mailbox = &shared.mailboxes[self.shard.index()];
+        mailbox.looking();
+        while let Some(mail) = mailbox.take() {
+            match mail {
+                Mail::Connection { socket, transit } => {
+                    let id = self.admit(socket);
+                    self.shard.connection_arrived(id, transit, now);
+                }
+                Mail::Attach { worker, channel, serialization, whole_headers } => {
+                    self.attach(worker, channel, serialization, whole_headers, now);
+                }
+                Mail::ListenReply { worker, ack, answer } => {
+                    let (answer, grant) = match answer {
+                        Answer::Socket(socket) => {
+                            let id = self.admit(socket);
+                            (Answer::Granted, Some(id))
+                        }
+                        answer => (answer, None),
+                    };
+                    self.shard.listen_answered(worker, ack, answer, grant, now);
+                }
+                mail => self.shard.mail(mail, now),
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        worker: crate::route::WorkerId,
+        channel: OwnedFd,
+        serialization: crate::ipc::Serialization,
+        whole_headers: bool,
+        now: Instant,
+    ) {
+        let socket = match Watched::new(channel) {
+            Ok(socket) => Rc::new(socket),
+            Err(error) => {
+                tracing::error!(%worker, %error, "epoll does not take the worker's channel");
+                return;
+            }
+        };
+        let id = self.workers.insert(Worker { socket, reader: None, room: None });
+        self.shard.attached(id, worker, serialization, whole_headers, now);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the loop's clock, read once after a wait")]
+fn clock() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,573 @@
+//! The uring engine: owns a shard's descriptors and carries its actions out on an io_uring.
+//!
+//! Everything is batched: the actions of one turn are queued and submitted with the wait for the
+//! next. Descriptors are shared with the operations that use them, so closing one here while the
+//! kernel still has an operation on it is safe: the operation is cancelled and the last share
+//! closes. An id goes back to its table only when no completion can name it any more.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use slab::Slab;
+
+use super::core::{Action, Shard};
+use super::listener::ListenerId;
+use super::ring::{Answer, Mail};
+use super::{ChannelId, ConnectionId};
+use crate::sys::socket::{self, Lingering};
+use crate::sys::uring::{Done, OpId, Outcome, Received, Ring};
+
+/// Bytes of the first look at a head: nearly every request line is shorter.
+const SMALL_PEEK: usize = 2 << 10;
+/// Bytes of a later look: longer than the longest request line.
+const LARGE_PEEK: usize = 16 << 10;
+/// Small buffers kept for the next connections.
+const SPARE_BUFFERS: usize = 1024;
+
+/// What a completion is about.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Accept(ListenerId),
+    Peek(ConnectionId),
+    More(ConnectionId),
+    Linger(ConnectionId),
+    Hand { channel: ChannelId, connection: ConnectionId, length: usize },
+    Write(ChannelId),
+    Receive(ChannelId),
+    Room(ChannelId),
+    Wake,
+}
+
+struct Client {
+    socket: Rc<OwnedFd>,
+    /// A peek or poll in flight.
+    op: Option<OpId>,
+    /// SO_RCVLOWAT is not 1.
+    low_water: bool,
+    large: bool,
+    /// It has been refused: all that counts is its end.
+    refused: bool,
+    closing: bool,
+}
+
+struct Worker {
+    socket: Rc<OwnedFd>,
+    /// The multishot receive.
+    receive: Option<OpId>,
+    /// Whether it shall be read.
+    read: bool,
+    /// A poll for room is in flight.
+    awaits_room: bool,
+    /// Operations in flight, all kinds.
+    ops: usize,
+    closing: bool,
+}
+
+struct Acceptor {
+    socket: Rc<OwnedFd>,
+    op: Option<OpId>,
+}
+
+struct Engine {
+    shard: Shard,
+    ring: Ring<Token>,
+    clients: Slab<Client>,
+    workers: Slab<Worker>,
+    acceptors: HashMap<ListenerId, Acceptor, RandomState>,
+    accepting: bool,
+    spare: Vec<Box<[u8]>>,
+    wake: Rc<OwnedFd>,
+    exit: bool,
+}
+
+/// Runs a shard until it is told to exit.
+///
+/// # Errors
+/// The ring cannot be set up, or the kernel fails it.
+pub fn run(shard: Shard) -> io::Result<()> {
+    let wake = shard.shared().mailboxes[shard.index()].wake().as_fd().try_clone_to_owned()?;
+    let mut engine = Engine {
+        shard,
+        ring: Ring::new()?,
+        clients: Slab::new(),
+        workers: Slab::new(),
+        acceptors: HashMap::default(),
+        accepting: true,
+        spare: Vec::new(),
+        wake: Rc::new(wake),
+        exit: false,
+    };
+    engine.await_wake();
+    engine.drive()
+}
+
+impl Engine {
+    fn drive(&mut self) -> io::Result<()> {
+        let mut done = Vec::new();
+        let mut actions = Vec::new();
+        while !self.exit {
+            let now = clock();
+            let timeout =
+                self.shard.next_deadline().map(|at| at.saturating_duration_since(now));
+            self.ring.wait(timeout, &mut done)?;
+            let now = clock();
+            for finished in done.drain(..) {
+                self.finished(finished, now);
+            }
+            self.shard.tick(now);
+            self.act(&mut actions, now);
+        }
+        Ok(())
+    }
+
+    /// Ends the turn: actions may cause events (a refusal, a transfer), and those more actions.
+    fn act(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        loop {
+            self.shard.end_turn(now);
+            self.shard.take_actions(actions);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions.drain(..) {
+                self.carry_out(action, now);
+            }
+        }
+    }
+
+    fn finished(&mut self, done: Done<Token>, now: Instant) {
+        match (done.tag, done.outcome) {
+            (Token::Accept(listener), Outcome::Accepted { socket, armed }) => {
+                self.accepted(listener, socket, armed, now);
+            }
+            (Token::Peek(id), Outcome::Peeked { result, buffer }) => {
+                self.peeked(id, result, buffer, now);
+            }
+            (Token::More(id), _) => {
+                if self.client_op_ended(id) {
+                    self.peek(id);
+                }
+            }
+            // What woke it is looked at by `linger`, as after every operation of a refused client.
+            (Token::Linger(id), _) => _ = self.client_op_ended(id),
+            (Token::Hand { channel, connection, length }, Outcome::Handed(result)) => {
+                if self.worker_op_ended(channel) {
+                    self.shard.handed(channel, connection, length, result, now);
+                }
+            }
+            (Token::Write(channel), Outcome::Sent { result, .. }) => {
+                if self.worker_op_ended(channel) {
+                    self.shard.wrote(channel, result, now);
+                }
+            }
+            (Token::Receive(channel), Outcome::Received { result, armed }) => {
+                self.received(channel, result, armed, now);
+            }
+            (Token::Room(channel), _) => {
+                if self.worker_op_ended(channel) {
+                    self.workers[channel].awaits_room = false;
+                    self.shard.writable(channel);
+                }
+            }
+            (Token::Wake, _) => {
+                self.read_mail(now);
+                self.await_wake();
+            }
+            (token, outcome) => debug_assert!(false, "{outcome:?} for {token:?}"),
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Peek(id) => self.peek(id),
+            Action::PeekBeyond { connection, beyond } => self.peek_beyond(connection, beyond),
+            Action::HandOff { channel, connection, frame } => {
+                self.hand_off(channel, connection, frame);
+            }
+            Action::Write { channel, frames, offset } => {
+                if let Some(worker) = self.workers.get_mut(channel) {
+                    worker.ops += 1;
+                    self.ring.send(Token::Write(channel), &worker.socket, frames, offset);
+                }
+            }
+            Action::AwaitRoom(channel) => {
+                let Some(worker) = self.workers.get_mut(channel) else { return };
+                if !worker.awaits_room {
+                    worker.awaits_room = true;
+                    worker.ops += 1;
+                    self.ring.poll_out(Token::Room(channel), &worker.socket);
+                }
+            }
+            Action::Read { channel, on } => self.set_reading(channel, on),
+            Action::CloseChannel(channel) => self.close_channel(channel),
+            Action::Close(id) => self.close(id),
+            Action::Refuse { connection, response } => {
+                let Some(client) = self.clients.get_mut(connection) else { return };
+                client.refused = true;
+                // A look at the head may still be under way: the deadline has come first.
+                if let Some(op) = client.op {
+                    self.ring.cancel(op);
+                }
+                match socket::refuse(client.socket.as_fd(), response) {
+                    Lingering::Over => self.shard.lingered(connection),
+                    Lingering::Open => {
+                        self.shard.refused(connection, now);
+                        self.await_end(connection);
+                    }
+                }
+            }
+            Action::Transfer { connection, shard, transit } => {
+                if let Some(socket) = self.take_socket(connection) {
+                    self.shard.post(shard, Mail::Connection { socket, transit });
+                }
+            }
+            Action::Listen { listener, socket } => {
+                self.acceptors.insert(listener, Acceptor { socket: Rc::new(socket), op: None });
+                self.accept_on(listener);
+            }
+            Action::Unlisten(listener) => self.close_listener(listener),
+            Action::Accept(on) => {
+                self.accepting = on;
+                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
+                for listener in listeners {
+                    if on {
+                        self.accept_on(listener);
+                    } else if let Some(op) = self.acceptors.get(&listener).and_then(|a| a.op) {
+                        self.ring.cancel(op);
+                    }
+                }
+            }
+            Action::StopAccepting => {
+                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
+                for listener in listeners {
+                    self.close_listener(listener);
+                }
+            }
+            Action::Exit => self.exit = true,
+        }
+    }
+
+    // Accepting.
+
+    fn accept_on(&mut self, listener: ListenerId) {
+        let Some(acceptor) = self.acceptors.get_mut(&listener) else { return };
+        if self.accepting && acceptor.op.is_none() {
+            acceptor.op = Some(self.ring.accept(Token::Accept(listener), &acceptor.socket));
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        listener: ListenerId,
+        socket: io::Result<OwnedFd>,
+        armed: bool,
+        now: Instant,
+    ) {
+        if let Some(acceptor) = self.acceptors.get_mut(&listener).filter(|_| !armed) {
+            acceptor.op = None;
+        }
+        match socket {
+            Ok(socket) => {
+                let id = self.admit(socket);
+                self.shard.accepted(id, listener, now);
+            }
+            Err(error) if is_exhaustion(&error) => return self.shard.accept_failed(now),
+            // Cancelled by us, or a connection that was gone before it was accepted.
+            Err(_) => {}
+        }
+        if !armed {
+            self.accept_on(listener);
+        }
+    }
+
+    fn close_listener(&mut self, listener: ListenerId) {
+        if let Some(acceptor) = self.acceptors.remove(&listener) {
+            if let Some(op) = acceptor.op {
+                self.ring.cancel(op);
+            }
+            self.ring.close(acceptor.socket);
+        }
+    }
+
+    // Clients.
+
+    fn admit(&mut self, socket: OwnedFd) -> ConnectionId {
+        self.clients.insert(Client {
+            socket: Rc::new(socket),
+            op: None,
+            low_water: false,
+            large: false,
+            refused: false,
+            closing: false,
+        })
+    }
+
+    fn peek(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let buffer = if client.large {
+            vec![0; LARGE_PEEK].into_boxed_slice()
+        } else {
+            self.spare.pop().unwrap_or_else(|| vec![0; SMALL_PEEK].into_boxed_slice())
+        };
+        client.op = Some(self.ring.peek(Token::Peek(id), &client.socket, buffer));
+    }
+
+    fn peek_beyond(&mut self, id: ConnectionId, beyond: usize) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.large |= beyond >= SMALL_PEEK;
+        // Where it cannot be set, the poll returns at once and the shard waits between looks.
+        client.low_water |= socket::set_low_water(client.socket.as_fd(), beyond + 1).is_ok();
+        client.op = Some(self.ring.poll_in(Token::More(id), &client.socket));
+    }
+
+    fn peeked(
+        &mut self,
+        id: ConnectionId,
+        result: io::Result<usize>,
+        buffer: Box<[u8]>,
+        now: Instant,
+    ) {
+        if self.client_op_ended(id) {
+            match result {
+                Ok(length) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    let client = &self.clients[id];
+                    // Only a client that has been waited for can be at its end here.
+                    let finished =
+                        client.low_water && socket::peer_has_finished(client.socket.as_fd());
+                    self.shard.peeked(id, bytes, finished, now);
+                }
+                Err(_) => self.shard.peek_failed(id),
+            }
+        }
+        if buffer.len() == SMALL_PEEK && self.spare.len() < SPARE_BUFFERS {
+            self.spare.push(buffer);
+        }
+    }
+
+    fn await_end(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.low_water {
+            client.low_water = socket::set_low_water(client.socket.as_fd(), 1).is_err();
+        }
+        if client.op.is_none() {
+            client.op = Some(self.ring.poll_in(Token::Linger(id), &client.socket));
+        }
+    }
+
+    /// A refused client has sent more, or ended.
+    fn linger(&mut self, id: ConnectionId) {
+        match socket::discard(self.clients[id].socket.as_fd()) {
+            Lingering::Over => self.shard.lingered(id),
+            Lingering::Open => self.await_end(id),
+        }
+    }
+
+    /// The operation of a client has completed. `false`: the client is being closed, and goes, or
+    /// it has been refused, and its end is awaited.
+    fn client_op_ended(&mut self, id: ConnectionId) -> bool {
+        let Some(client) = self.clients.get_mut(id) else { return false };
+        client.op = None;
+        if client.closing {
+            let client = self.clients.remove(id);
+            self.ring.close(client.socket);
+            return false;
+        }
+        if client.refused {
+            self.linger(id);
+            return false;
+        }
+        true
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let Some(op) = client.op {
+            client.closing = true;
+            self.ring.cancel(op);
+        } else {
+            let client = self.clients.remove(id);
+            self.ring.close(client.socket);
+        }
+    }
+
+    /// Takes the socket of a client that has no operation in flight.
+    fn take_socket(&mut self, id: ConnectionId) -> Option<OwnedFd> {
+        self.reset_low_water(id);
+        let client = self.clients.try_remove(id)?;
+        match Rc::try_unwrap(client.socket) {
+            Ok(socket) => Some(socket),
+            // A hand-off to a worker that is gone has not completed yet.
+            Err(shared) => shared.try_clone().ok(),
+        }
+    }
+
+    fn reset_low_water(&mut self, id: ConnectionId) {
+        let Some(client) = self.clients.get_mut(id).filter(|client| client.low_water) else {
+            return;
+        };
+        client.low_water = socket::set_low_water(client.socket.as_fd(), 1).is_err();
+    }
+
+    // Workers.
+
+    fn hand_off(&mut self, channel: ChannelId, connection: ConnectionId, frame: Bytes) {
+        self.reset_low_water(connection);
+        let (Some(worker), Some(client)) =
+            (self.workers.get_mut(channel), self.clients.get(connection))
+        else {
+            return;
+        };
+        worker.ops += 1;
+        let token = Token::Hand { channel, connection, length: frame.len() };
+        self.ring.hand_off(token, &worker.socket, frame, &client.socket);
+    }
+
+    fn set_reading(&mut self, channel: ChannelId, on: bool) {
+        let Some(worker) = self.workers.get_mut(channel).filter(|w| !w.closing) else { return };
+        worker.read = on;
+        match (on, worker.receive) {
+            (true, None) => self.receive(channel),
+            (false, Some(op)) => self.ring.cancel(op),
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, channel: ChannelId) {
+        let worker = &mut self.workers[channel];
+        worker.ops += 1;
+        worker.receive = Some(self.ring.receive(Token::Receive(channel), &worker.socket));
+    }
+
+    fn received(
+        &mut self,
+        channel: ChannelId,
+        result: io::Result<Option<Received>>,
+        armed: bool,
+        now: Instant,
+    ) {
+        let live = armed || {
+            if let Some(worker) = self.workers.get_mut(channel) {
+                worker.receive = None;
+            }
+            self.worker_op_ended(channel)
+        };
+        let live = live && self.workers.get(channel).is_some_and(|worker| !worker.closing);
+        match result {
+            Ok(Some(received)) => {
+                if live {
+                    let sockets = received.sockets.len();
+                    self.shard.received(channel, self.ring.bytes(&received), sockets, now);
+                }
+                self.ring.recycle(&received);
+            }
+            Ok(None) if live => return self.shard.channel_ended(channel, now),
+            // Out of buffers, cancelled to hold the sender back, or interrupted: see below.
+            Err(error) if live && !is_pause(&error) => {
+                return self.shard.channel_ended(channel, now);
+            }
+            _ => {}
+        }
+        let again = self.workers.get(channel).is_some_and(|worker| {
+            !worker.closing && worker.read && worker.receive.is_none()
+        });
+        if again {
+            self.receive(channel);
+        }
+    }
+
+    /// An operation on a channel has completed. `false`: it is being closed.
+    fn worker_op_ended(&mut self, channel: ChannelId) -> bool {
+        let Some(worker) = self.workers.get_mut(channel) else { return false };
+        worker.ops -= 1;
+        if worker.closing {
+            if worker.ops == 0 {
+                let worker = self.workers.remove(channel);
+                self.ring.close(worker.socket);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Ends the channel for the worker too; the id goes when the last completion has come.
+    fn close_channel(&mut self, channel: ChannelId) {
+        let Some(worker) = self.workers.get_mut(channel) else { return };
+        worker.closing = true;
+        socket::end(worker.socket.as_fd());
+        if let Some(op) = worker.receive {
+            self.ring.cancel(op);
+        }
+        if worker.ops == 0 {
+            let worker = self.workers.remove(channel);
+            self.ring.close(worker.socket);
+        }
+    }
+
+    // Mail.
+
+    fn await_wake(&mut self) {
+        self.ring.poll_in(Token::Wake, &self.wake);
+    }
+
+    fn read_mail(&mut self, now: Instant) {
+        let shared = std::sync::Arc::clone(self.shard.shared());
+        let mailbox = &shared.mailboxes[self.shard.index()];
+        mailbox.looking();
+        while let Some(mail) = mailbox.take() {
+            match mail {
+                Mail::Connection { socket, transit } => {
+                    let id = self.admit(socket);
+                    self.shard.connection_arrived(id, transit, now);
+                }
+                Mail::Attach { worker, channel, serialization, whole_headers } => {
+                    let id = self.workers.insert(Worker {
+                        socket: Rc::new(channel),
+                        receive: None,
+                        read: false,
+                        awaits_room: false,
+                        ops: 0,
+                        closing: false,
+                    });
+                    self.shard.attached(id, worker, serialization, whole_headers, now);
+                }
+                Mail::ListenReply { worker, ack, answer } => {
+                    let (answer, grant) = match answer {
+                        Answer::Socket(socket) => {
+                            let id = self.admit(socket);
+                            (Answer::Granted, Some(id))
+                        }
+                        answer => (answer, None),
+                    };
+                    self.shard.listen_answered(worker, ack, answer, grant, now);
+                }
+                mail => self.shard.mail(mail, now),
+            }
+        }
+    }
+}
+
+/// The process or the host is out of something that accepting needs.
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// A receive has ended but the channel has not.
+fn is_pause(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    [Errno::ENOBUFS, Errno::ECANCELED, Errno::EINTR, Errno::EAGAIN, Errno::ENOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the loop's clock, read once before and after a wait")]
+fn clock() -> Instant {
+    Instant::now()
+}

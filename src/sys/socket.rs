@@ -1,0 +1,224 @@
+//! Client sockets and listeners: open, accept, peek, refuse.
+//!
+//! A socket that will be handed to a worker must be non-blocking (Node never sets it and a
+//! blocking one freezes the worker's event loop) and closed on exec; both are set at birth.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrLike, SockaddrStorage, UnixAddr, bind, getsockname, listen, recv, send, setsockopt,
+    shutdown, socket, sockopt,
+};
+
+use super::syscall;
+
+/// Connections the kernel queues before accept; it caps this at `net.core.somaxconn` itself.
+const BACKLOG: i32 = 4096;
+/// How long the kernel keeps a connection that has sent nothing from us, in seconds.
+const DEFER_ACCEPT_SECONDS: i32 = 1;
+
+/// How a TCP listener is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpOptions {
+    /// Share the port with this process's other shards.
+    pub reuse_port: bool,
+    /// For an IPv6 address: leave IPv4 alone.
+    pub v6_only: bool,
+}
+
+/// Opens a listening TCP socket: non-blocking, close-on-exec, and with `TCP_NODELAY` and
+/// `TCP_DEFER_ACCEPT` that its connections inherit.
+///
+/// # Errors
+/// As socket(2), bind(2) and listen(2): the port is taken, privileged, or the address not ours.
+pub fn listen_tcp(address: SocketAddr, options: TcpOptions) -> io::Result<OwnedFd> {
+    let fd = bind_tcp(address, options)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)?;
+    listen(&fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
+    Ok(fd)
+}
+
+/// Opens a TCP socket and binds it, without listening.
+///
+/// Without `reuse_port` this fails when anybody else listens there, even with SO_REUSEPORT set:
+/// that is how a second router on the same port is noticed.
+///
+/// # Errors
+/// As socket(2) and bind(2).
+pub fn bind_tcp(address: SocketAddr, options: TcpOptions) -> io::Result<OwnedFd> {
+    let fd = inet_socket(address, SockType::Stream)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if options.reuse_port {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &options.v6_only)?;
+    }
+    bind_inet(&fd, address)?;
+    Ok(fd)
+}
+
+/// Opens and binds a UDP socket for a worker that receives by itself.
+///
+/// # Errors
+/// As socket(2) and bind(2).
+pub fn bind_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = inet_socket(address, SockType::Datagram)?;
+    bind_inet(&fd, address)?;
+    Ok(fd)
+}
+
+/// Opens a listening Unix socket. A socket file that nobody listens on any more is replaced.
+///
+/// # Errors
+/// `AddrInUse` when somebody answers there or the path is something else than a socket; as
+/// bind(2) otherwise.
+pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        let stale = metadata.file_type().is_socket()
+            && std::os::unix::net::UnixStream::connect(path).is_err();
+        if !stale {
+            return Err(Errno::EADDRINUSE.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
+    Ok(fd)
+}
+
+/// The address a TCP or UDP socket is bound to.
+///
+/// # Errors
+/// The socket is not an internet socket.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Ok(SocketAddr::from((IpAddr::V4(v4.ip()), v4.port())));
+    }
+    if let Some(v6) = address.as_sockaddr_in6() {
+        return Ok(SocketAddr::from((IpAddr::V6(v6.ip()), v6.port())));
+    }
+    Err(Errno::EAFNOSUPPORT.into())
+}
+
+/// Takes one waiting connection: non-blocking and close-on-exec.
+///
+/// # Errors
+/// `WouldBlock` when none waits; as accept4(2) otherwise.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let none = std::ptr::null_mut();
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let fd = syscall!(accept4(listener.as_raw_fd(), none, none.cast(), flags))?;
+    // SAFETY: accept4 has just made this descriptor and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Copies what has arrived without taking it. 0 is the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` when nothing has arrived; as recv(2) otherwise.
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(recv(socket.as_raw_fd(), buffer, flags)?)
+}
+
+/// Readable from now on means: at least this many bytes (SO_RCVLOWAT). Must be back at 1 before
+/// the socket is handed on. Unix sockets ignore it.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_low_water(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
+/// Bounds what may lie unread on its way to the other end, in bytes as the kernel counts them.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    Ok(setsockopt(&socket, sockopt::SndBuf, &bytes)?)
+}
+
+/// Whether the other side will send nothing more.
+pub fn peer_has_finished(socket: BorrowedFd<'_>) -> bool {
+    // nix's PollFlags lacks POLLRDHUP.
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let answered = syscall!(poll(&raw mut entry, 1, 0));
+    let end = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+    answered.is_ok() && entry.revents & end != 0
+}
+
+/// What is left to do for a refused connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lingering {
+    /// The client has closed its side: close ours.
+    Over,
+    /// The client may still be sending. Closing now would reset the connection and could destroy
+    /// the response before it is read.
+    Open,
+}
+
+/// Says why and half-closes. The response is a few bytes into an empty send buffer; a client that
+/// cannot take them gets none.
+pub fn refuse(socket: BorrowedFd<'_>, response: &[u8]) -> Lingering {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let said = send(socket.as_raw_fd(), response, flags);
+    let closed = shutdown(socket.as_raw_fd(), Shutdown::Write);
+    if said.is_err() || closed.is_err() { Lingering::Over } else { discard(socket) }
+}
+
+/// Ends a channel in both directions: the other side reads its end, operations in flight complete.
+pub fn end(socket: BorrowedFd<'_>) {
+    // An error means that the other side has ended it already.
+    let _ended = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+/// Throws away what a refused client goes on sending, a bounded piece per call.
+pub fn discard(socket: BorrowedFd<'_>) -> Lingering {
+    const PIECES: usize = 16;
+    let mut sink = [0_u8; 4096];
+    for _ in 0..PIECES {
+        match recv(socket.as_raw_fd(), &mut sink, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return Lingering::Over,
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) => return Lingering::Open,
+            Err(_) => return Lingering::Over,
+        }
+    }
+    Lingering::Open
+}
+
+fn inet_socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
+}
+
+fn bind_inet(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let bind_to = |address: &dyn SockaddrLike| {
+        // SAFETY: `address` is a whole socket address of the length it states, alive for the call.
+        let result = unsafe { libc::bind(fd.as_raw_fd(), address.as_ptr(), address.len()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    match address {
+        SocketAddr::V4(v4) => bind_to(&SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => bind_to(&SockaddrIn6::from(v6)),
+    }
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let pointer = (&raw const value).cast();
+    let length = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
+    syscall!(setsockopt(socket.as_raw_fd(), level, name, pointer, length))?;
+    Ok(())
+}
