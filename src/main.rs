@@ -12,7 +12,7 @@ use router::{cli, daemon, sys};
 use tracing_subscriber::EnvFilter;
 
 /// How long the last lines may take to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH: Duration = Duration::from_millis(300);
 
 /// The exit code for what the operator has to put right.
 const USAGE: u8 = 2;
@@ -30,21 +30,29 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    start_log(options.log_format, options.verbosity());
-    let code = match cli::resolve(&options) {
-        Err(error) => fail(&format!("{error:#}"), ExitCode::from(USAGE)),
+    let format = options.log_format;
+    start_log(format, options.verbosity());
+    let code = match cli::resolve(&options, sys::cpu::usable_cores()) {
+        Err(error) => fail(format, &format!("{error:#}"), ExitCode::from(USAGE)),
         Ok(config) => match daemon::run(config) {
             Ok(code) => code,
-            Err(error) => fail(&error.to_string(), ExitCode::FAILURE),
+            Err(error) => fail(format, &error.to_string(), ExitCode::FAILURE),
         },
     };
     printer().flush(FLUSH);
     code
 }
 
-fn fail(paragraph: &str, code: ExitCode) -> ExitCode {
-    let text = format!("router: {paragraph}\n");
-    printer().print(Stream::Stderr, text.into_bytes(), 1);
+/// The last thing that is said. People get it as a paragraph of its own, machines as one more
+/// line of the log.
+fn fail(format: LogFormat, paragraph: &str, code: ExitCode) -> ExitCode {
+    match format {
+        LogFormat::Json => tracing::error!("{paragraph}"),
+        LogFormat::Pretty => {
+            let text = format!("router: {paragraph}\n");
+            printer().print(Stream::Stderr, text.into_bytes(), 1);
+        }
+    }
     code
 }
 

@@ -22,14 +22,13 @@ pub use self::options::{Options, Threads};
 use crate::config::{
     self, Address, App, Config, DEFAULT_PORT, Ecosystem, RawApp, Surroundings, Workers,
 };
-use crate::sys::cpu;
 
 /// How many lines of a failed program are shown.
 const SHOWN_LINES: usize = 15;
 /// How much of each, in characters.
 const SHOWN_COLUMNS: usize = 400;
 
-/// Reads the command line. An error is for [`clap::Error::exit`]'s reader: it may be the help.
+/// Reads the command line. An "error" may be the help that was asked for.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
     let words: Vec<OsString> = words.into_iter().collect();
     Options::try_parse_from(&words).map_err(|error| {
@@ -46,26 +45,29 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Options, clap:
     })
 }
 
-/// Everything the options, the environment and an ecosystem file ask for, resolved.
-pub fn resolve(options: &Options) -> Result<Config> {
+/// Everything the options, the environment and an ecosystem file ask for, resolved on a host
+/// with this many usable cores.
+pub fn resolve(options: &Options, cores: usize) -> Result<Config> {
     let here = env::current_dir().context("the current directory is gone")?;
-    resolve_in(options, &here, &|name| env::var(name).ok())
+    resolve_in(options, cores, &here, &|name| env::var(name).ok())
 }
 
 /// `variable` reads the environment.
 fn resolve_in(
     options: &Options,
+    cores: usize,
     here: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config> {
     let listen = options
         .listen
         .iter()
+        // ROUTER_LISTEN= in a file of variables says nothing.
+        .filter(|address| !address.is_empty())
         .map(|address| Address::parse(address, &look_up))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| anyhow!("--listen: {error}"))?;
 
-    let cores = cpu::usable_cores();
     let (below, base, workers) = match discover(options.app.as_deref(), here)? {
         Found::Script { script, base } => {
             if options.env.is_some() || options.only.is_some() {

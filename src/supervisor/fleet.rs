@@ -9,8 +9,9 @@ use crate::config::App;
 use crate::route::WorkerId;
 
 /// How long after `kill_timeout` a stop waits for the killed; a process the kernel cannot end
-/// (its disk hangs) does not hold the router up.
-pub(super) const STOP_GRACE: Duration = Duration::from_secs(1);
+/// (its disk hangs) does not hold the router up. With the last flush of the output (300 ms) the
+/// whole stop stays inside `kill_timeout` and a second.
+pub(super) const STOP_GRACE: Duration = Duration::from_millis(700);
 
 /// Every slot of one app.
 #[derive(Debug)]
@@ -180,7 +181,7 @@ mod tests {
                         process.expect("only what lives is killed").1 = true;
                     }
                     Action::OpenDefaultListener => self.default_listeners += 1,
-                    Action::Terminate(_) | Action::Say(..) => {}
+                    Action::Terminate(_) | Action::Signal(_) | Action::Say(..) => {}
                 }
             }
         }

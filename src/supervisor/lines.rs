@@ -61,8 +61,11 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Keeps a line, forgetting the oldest where there is no room.
+    /// Keeps a line, forgetting the oldest where there is no room. Blank ones tell nothing.
     pub(super) fn push(&mut self, line: &[u8]) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
         let kept = &line[..line.len().min(TAIL_BYTES)];
         let mut kept = String::from_utf8_lossy(kept).into_owned();
         // Replacement characters are longer than what they replace.

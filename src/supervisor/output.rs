@@ -159,7 +159,10 @@ fn write_one(stream: &mut dyn Write, mut bytes: &[u8]) {
     let _ = stream.flush();
 }
 
-/// One `write` is one line of the log; see [`LogWriter`].
+/// Takes the router's log to stderr through [`printer`]; one `write` is one line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogWriter;
+
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         printer().print(Stream::Stderr, bytes.to_vec(), 1);
@@ -170,10 +173,6 @@ impl Write for LogWriter {
         Ok(())
     }
 }
-
-/// Takes the router's log to stderr through [`printer`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LogWriter;
 
 #[cfg(test)]
 mod tests {

@@ -129,6 +129,8 @@ pub(super) enum Action {
     SetReady(WorkerId, bool),
     /// Ask it to end: the kill signal, or the message.
     Terminate(WorkerId),
+    /// Ask it to end by the kill signal: it has no channel for a message.
+    Signal(WorkerId),
     /// SIGKILL.
     Kill(WorkerId),
     /// Nothing listens and nobody will.
@@ -257,13 +259,13 @@ impl Worker {
                     Action::Kill(self.id),
                 ]
             }
-            // A worker that left on its own has no channel left for a message.
-            (
-                Starting { .. } | Ready | Stopping { wanted: false, next: Next::Ask(_) },
-                Input::Stop,
-            ) => {
+            (Starting { .. } | Ready, Input::Stop) => {
                 self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
                 vec![Action::SetReady(self.id, false), Action::Terminate(self.id)]
+            }
+            (Stopping { wanted: false, next: Next::Ask(_) }, Input::Stop) => {
+                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
+                vec![Action::Signal(self.id)]
             }
             // Asked or killed already; only its reason changes.
             (Stopping { next, .. }, Input::Stop) => {
@@ -276,7 +278,7 @@ impl Worker {
             }
             (Stopping { wanted, next: Next::Ask(at) }, Input::Tick) if at <= now => {
                 self.state = Stopping { wanted, next: Next::Kill(now + app.kill_timeout) };
-                vec![Action::Terminate(self.id)]
+                vec![Action::Signal(self.id)]
             }
             (Stopping { wanted, next: Next::Kill(at) }, Input::Tick) if at <= now => {
                 self.state = Stopping { wanted, next: Next::Wait };
@@ -568,7 +570,7 @@ mod tests {
         life.at(10, Input::Ready);
         let id = life.worker.id;
         assert_eq!(life.at(20, Input::Closed)[0], Action::SetReady(id, false));
-        assert_eq!(life.at(30_020, Input::Tick), [Action::Terminate(id)]);
+        assert_eq!(life.at(30_020, Input::Tick), [Action::Signal(id)]);
         let killed = [Action::Say(id, Note::Overdue), Action::Kill(id)];
         assert_eq!(life.at(31_620, Input::Tick), killed);
         let actions = life.at(31_630, Input::Exited(Exit::Signal(9)));

@@ -11,12 +11,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{
-    App, Balance, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Serialization,
+    App, Balance, Config, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Serialization,
     Surroundings, Verbosity, Workers,
 };
+use crate::sys::process;
 
 /// An app with every default, and one worker.
 pub(super) fn app() -> App {
@@ -214,5 +216,28 @@ alone! {
         let (outcome, _, took) = supervise(&config, None, Ok(()));
         assert!(matches!(outcome, Outcome::Failed(_)));
         assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+
+    fn a_node_worker_is_a_cluster_worker() {
+        let script = std::env::temp_dir().join(format!("router-worker-{}.js", std::process::id()));
+        let text = "const { isWorker, worker } = require('node:cluster');
+            const { connected, argv, env, execArgv } = process;
+            const seen = [isWorker, worker?.id, connected, argv[2], env.NODE_APP_INSTANCE, execArgv[0]];
+            console.error(JSON.stringify(seen));
+            process.exit(5);";
+        std::fs::write(&script, text).expect("ours");
+        let mut config = shell("");
+        config.app = App {
+            script: script.clone(),
+            interpreter: "node".into(),
+            node_args: vec!["--no-warnings".into()],
+            args: vec!["argument".into()],
+            autorestart: false,
+            ..config.app
+        };
+        let (outcome, _, _) = supervise(&config, None, Ok(()));
+        std::fs::remove_file(&script).ok();
+        let Outcome::Failed(text) = outcome else { panic!("it exits with code 5") };
+        assert!(text.contains(r#"[true,1,true,"argument","0","--no-warnings"]"#), "{text}");
     }
 }

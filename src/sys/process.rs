@@ -209,6 +209,8 @@ mod tests {
         // By its own pid: other tests of this process have children too.
         let status = waitpid(spawned.pid, None).expect("it is our child");
         assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+        // A test that forks at this moment holds the pipe open until it execs; wait for it.
+        fcntl(&spawned.stdout, FcntlArg::F_SETFL(OFlag::empty())).expect("it is a pipe");
         let mut text = String::new();
         File::from(spawned.stdout).read_to_string(&mut text).expect("the pipe ends");
         text
