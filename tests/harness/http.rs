@@ -3,7 +3,7 @@
 
 use super::SOON;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -91,13 +91,6 @@ impl Connection {
             Stream::Tcp(s) => s.write_all(bytes.as_ref()),
             Stream::Unix(s) => s.write_all(bytes.as_ref()),
         }
-    }
-
-    pub fn finish_sending(&self) {
-        let _ = match &self.stream {
-            Stream::Tcp(s) => s.shutdown(Shutdown::Write),
-            Stream::Unix(s) => s.shutdown(Shutdown::Write),
-        };
     }
 
     /// More bytes, or 0 at the end of the stream.
@@ -220,9 +213,9 @@ impl Connection {
     /// Nothing came within this time, and the connection is open.
     pub fn is_quiet(&mut self, time: Duration) -> bool {
         self.patience(time);
-        let quiet = self.fill().is_err_and(|e| {
-            matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-        });
+        let quiet = self
+            .fill()
+            .is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
         self.patience(SOON);
         quiet
     }

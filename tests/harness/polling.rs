@@ -86,7 +86,11 @@ pub fn encode(text: &str) -> String {
 }
 
 /// Runs `work` this many times, `at_once` at a time, and gives every failure.
-pub fn many(count: usize, at_once: usize, work: impl Fn(usize) -> Result<(), String> + Sync) -> Vec<String> {
+pub fn many(
+    count: usize,
+    at_once: usize,
+    work: impl Fn(usize) -> Result<(), String> + Sync,
+) -> Vec<String> {
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

@@ -53,8 +53,3 @@ pub fn fds(pid: u32) -> BTreeMap<u32, String> {
         })
         .collect()
 }
-
-/// How many descriptors are sockets of any kind.
-pub fn sockets(pid: u32) -> usize {
-    fds(pid).values().filter(|t| t.starts_with("socket:")).count()
-}

@@ -24,6 +24,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     directory: Option<OsString>,
     log_format: &'static str,
+    app_args: Vec<OsString>,
 }
 
 impl Router {
@@ -38,6 +39,7 @@ impl Router {
             environment: Vec::new(),
             directory: None,
             log_format: "json",
+            app_args: Vec::new(),
         }
     }
 }
@@ -102,6 +104,12 @@ impl Builder {
         self
     }
 
+    /// What the application itself gets, after `--`.
+    pub fn app_args(mut self, arguments: &[&str]) -> Self {
+        self.app_args = arguments.iter().map(Into::into).collect();
+        self
+    }
+
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -131,6 +139,9 @@ impl Builder {
             command.arg("--interpreter").arg(node);
         }
         command.args(&self.arguments).args(&self.app);
+        if !self.app_args.is_empty() {
+            command.arg("--").args(&self.app_args);
+        }
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
@@ -200,9 +211,9 @@ impl Router {
     /// Waits until a worker has printed a line that `wanted` takes.
     #[track_caller]
     pub fn output<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let found = self.log.find(SOON, |lines| {
-            lines.iter().find_map(|line| wanted(line.worker_output()?))
-        });
+        let found = self
+            .log
+            .find(SOON, |lines| lines.iter().find_map(|line| wanted(line.worker_output()?)));
         found.unwrap_or_else(|| panic!("no worker printed {what}"))
     }
 
@@ -226,7 +237,10 @@ impl Router {
     #[track_caller]
     pub fn replaced(&self, pid: u32) -> u32 {
         let found = self.log.find(SOON, |lines| {
-            let slot = lines.iter().find(|l| l.is("worker ready") && l.number("pid") == Some(pid.into()))?.number("slot")?;
+            let slot = lines
+                .iter()
+                .find(|l| l.is("worker ready") && l.number("pid") == Some(pid.into()))?
+                .number("slot")?;
             ready_in(lines).get(&slot).copied().filter(|p| *p != pid)
         });
         found.unwrap_or_else(|| panic!("worker {pid} was not replaced"))
@@ -308,7 +322,7 @@ impl Router {
         let status = self.wait(STOP);
         let took = began.elapsed();
         for pid in self.all_pids() {
-            assert!(!process::alive(pid), "worker {pid} outlived its router");
+            assert!(!alive(pid), "worker {pid} outlived its router");
         }
         (status, took)
     }
