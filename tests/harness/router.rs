@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Enough for the router's own stop at its default `--kill-timeout`, and a busy machine.
 const STOP: Duration = Duration::from_secs(10);
 
+/// A stalled worker is given some time before it is taken for dead.
+const LATER: Duration = Duration::from_secs(60);
+
 /// The command line of a router to be.
 pub struct Builder {
     arguments: Vec<OsString>,
@@ -236,11 +239,11 @@ impl Router {
     /// Waits for a ready worker in this worker's place.
     #[track_caller]
     pub fn replaced(&self, pid: u32) -> u32 {
-        let found = self.log.find(SOON, |lines| {
-            let slot = lines
+        let found = self.log.find(LATER, |lines| {
+            let mut workers = lines
                 .iter()
-                .find(|l| l.is("worker ready") && l.number("pid") == Some(pid.into()))?
-                .number("slot")?;
+                .filter_map(|l| l.is("worker ready").then(|| worker_of(l, lines)).flatten());
+            let (slot, _) = workers.find(|(_, p)| *p == pid)?;
             ready_in(lines).get(&slot).copied().filter(|p| *p != pid)
         });
         found.unwrap_or_else(|| panic!("worker {pid} was not replaced"))
@@ -368,20 +371,26 @@ fn is_worker(pid: u32) -> bool {
     alive(pid) && (command.contains("tests/node/apps/") || command.contains("router-it-"))
 }
 
-/// Replays the events: who is ready after all of these lines.
+/// Replays the events: who is ready after all of these lines. A worker that is gone isn't,
+/// whatever was said about it.
 fn ready_in(lines: &[Line]) -> BTreeMap<u64, u32> {
     let mut ready = BTreeMap::new();
-    for line in lines {
-        let (Some(slot), pid) = (line.number("slot"), line.number("pid")) else { continue };
-        if line.is("worker ready") {
-            let pid = pid.and_then(|p| u32::try_from(p).ok());
-            ready.insert(slot, pid.expect("`worker ready` has a pid"));
-        } else if line.is("worker exited") {
-            let gone = pid.is_none_or(|p| ready.get(&slot).is_some_and(|r| u64::from(*r) == p));
-            if gone {
-                ready.remove(&slot);
-            }
-        }
+    for line in lines.iter().filter(|l| l.is("worker ready")) {
+        let (slot, pid) = worker_of(line, lines).expect("`worker ready` says which");
+        ready.insert(slot, pid);
     }
+    ready.retain(|_, pid| alive(*pid));
     ready
+}
+
+/// The slot and process of an event: its own fields, or those of the `worker started` of the
+/// same worker (`worker=SLOT#GENERATION`).
+fn worker_of(line: &Line, lines: &[Line]) -> Option<(u64, u32)> {
+    let name = line.string("worker");
+    let slot = line.number("slot").or_else(|| name?.split('#').next()?.parse().ok())?;
+    let pid = line.number("pid").or_else(|| {
+        let mut started = lines.iter().filter(|l| l.is("worker started"));
+        started.find(|l| l.string("worker") == name)?.number("pid")
+    })?;
+    Some((slot, pid.try_into().ok()?))
 }
