@@ -38,7 +38,7 @@ fn values_that_make_no_sense_are_named() {
         ("--kill-timeout", "soon"),
     ] {
         // Said by hand: the builder has its own values of some of these.
-        let output = Command::new(env!("CARGO_BIN_EXE_router"))
+        let output = Command::new(crate::harness::binary())
             .arg(format!("{flag}={value}"))
             .arg(crate::harness::fixture("sticky"))
             .output()
@@ -196,7 +196,7 @@ struct Told {
 
 #[test]
 fn the_readme_tells_every_option_as_help_does() {
-    let output = Command::new(env!("CARGO_BIN_EXE_router")).arg("--help").output().unwrap();
+    let output = Command::new(crate::harness::binary()).arg("--help").output().unwrap();
     assert!(output.status.success());
     let help = options_in_help(&String::from_utf8(output.stdout).unwrap());
     assert!(help.len() > 5, "{help:?}");
@@ -220,7 +220,7 @@ fn options_in_help(help: &str) -> BTreeMap<String, Told> {
         if let Some(name) = name {
             let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-');
             entries.push((name[..end.unwrap_or(name.len())].to_owned(), String::new()));
-        } else if !line.starts_with(' ') {
+        } else if !line.starts_with(' ') && !line.is_empty() {
             // Another heading's text belongs to no option.
             entries.push((String::new(), String::new()));
         }
@@ -250,22 +250,22 @@ fn options_in_help(help: &str) -> BTreeMap<String, Told> {
 fn options_in_readme() -> BTreeMap<String, Told> {
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
     let code = |cell: &str| {
-        cell.trim().strip_prefix('`').and_then(|c| Some(c.split_once('`')?.0.to_owned()))
+        let cell = cell.trim().strip_prefix('`')?;
+        Some(cell.split_once('`')?.0.to_owned())
     };
     readme
         .lines()
         .filter(|line| line.starts_with("| `-"))
-        .filter_map(|line| {
-            let line = line.replace("\\|", "/");
+        .map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
-            let [option, default, variable, _meaning] = cells[..] else { return None };
-            let name = option.split_once("--")?.1;
-            let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-')?;
+            let [option, default, variable, _meaning] = cells[..] else { panic!("{line}") };
+            let name = option.split_once("--").unwrap().1;
+            let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap();
             let told = Told {
                 default: code(default).unwrap_or_default(),
                 variable: code(variable).unwrap_or_default(),
             };
-            Some((name[..end].to_owned(), told))
+            (name[..end].to_owned(), told)
         })
         .collect()
 }

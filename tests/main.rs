@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `ROUTER_TEST_NODE` | 18, 20, 22, 24 or 26: the Node the workers run on; unset: the `node` on PATH |
 //! | `ROUTER_TEST_ENGINE` | `uring` or `portable`: only this engine's tests |
+//! | `ROUTER_TEST_BINARY` | the router to test instead of this build's (a release build, say) |
 //! | `ROUTER_TEST_SEED` | repeats a random test; each prints its own |
 #![allow(
     clippy::unwrap_used,

@@ -90,6 +90,11 @@ pub fn until<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<T
     }
 }
 
+/// The router under test: this build's, or the one ROUTER_TEST_BINARY names.
+pub fn binary() -> std::ffi::OsString {
+    std::env::var_os("ROUTER_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_router").into())
+}
+
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -3,7 +3,7 @@
 
 use super::log::{Line, Log};
 use super::process::{self, alive, signal};
-use super::{Connection, Engine, Place, Response, SOON, fixture, node, until};
+use super::{Connection, Engine, Place, Response, SOON, binary, fixture, node, until};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -123,8 +123,7 @@ impl Builder {
     pub fn spawn(self) -> Router {
         let place = Place::take();
         node::packages();
-        let binary = env!("CARGO_BIN_EXE_router");
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         // Nothing of the caller's environment decides for the router under test.
         for (name, _) in std::env::vars() {
             if name.starts_with("ROUTER_") || name == "PORT" || name == "PM2_PORT" {
