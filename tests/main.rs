@@ -1,1 +1,39 @@
-//! tests
+//! The integration tests: the real router with real Node workers and real clients, one binary.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
+//! | `edges` | what arrives that is no ordinary request |
+//! | `failures` | workers that die, stop, run out or misbehave |
+//! | `lifecycle` | starting, restarting and stopping workers |
+//! | `cli` | flags, errors and the README |
+//! | `tidy` | rules over the source text |
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `ROUTER_TEST_NODE` | 18, 20, 22, 24 or 26: the Node the workers run on; unset: the `node` on PATH |
+//! | `ROUTER_TEST_ENGINE` | `uring` or `portable`: only this engine's tests |
+//! | `ROUTER_TEST_BINARY` | the router to test instead of this build's (a release build, say) |
+//! | `ROUTER_TEST_SEED` | repeats a random test; each prints its own |
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests wait for real processes, print what they saw, and fail by panicking"
+)]
+
+mod harness;
+
+mod cli;
+mod core;
+mod edges;
+mod failures;
+mod lifecycle;
+mod tidy;

@@ -1,0 +1,89 @@
+//! Node and its packages, fetched once: `npm ci` in tests/node, and for ROUTER_TEST_NODE the Node
+//! of that version out of the package that carries its binary, into tests/.cache.
+
+use super::repository;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The release tested of each line.
+const RELEASES: [(&str, &str); 5] =
+    [("18", "18.20.8"), ("20", "20.20.2"), ("22", "22.23.3"), ("24", "24.21.0"), ("26", "26.10.0")];
+
+/// The Node the workers run on, when it isn't the one on PATH.
+pub fn interpreter() -> Option<&'static Path> {
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let line = std::env::var("ROUTER_TEST_NODE").ok().filter(|v| !v.is_empty())?;
+        let release = RELEASES.iter().find(|(l, _)| *l == line);
+        let (_, release) = release.unwrap_or_else(|| panic!("ROUTER_TEST_NODE={line}: no such"));
+        Some(fetch_node(release))
+    })
+    .as_deref()
+}
+
+/// The command that runs a worker: for tests that wrap it.
+pub fn command() -> String {
+    interpreter().map_or_else(|| "node".to_owned(), |p| p.display().to_string())
+}
+
+/// Makes sure the test workers' packages are there. Cheap after the first time.
+pub fn packages() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        let dir = repository().join("tests/node");
+        let lock = fs::read(dir.join("package-lock.json")).unwrap();
+        let stamp = dir.join("node_modules/.installed-from");
+        let _one_at_a_time = lock_cache();
+        if fs::read(&stamp).is_ok_and(|s| s == lock) {
+            return;
+        }
+        npm(&dir, &["ci"]);
+        fs::write(stamp, lock).unwrap();
+    });
+}
+
+fn fetch_node(release: &str) -> PathBuf {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => panic!("no Node package for {other}"),
+    };
+    let package = format!("node-linux-{arch}");
+    let dir = cache().join(format!("node-{release}"));
+    let binary = dir.join("node_modules").join(&package).join("bin/node");
+    let _one_at_a_time = lock_cache();
+    if !binary.exists() {
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("package.json"), "{}").unwrap();
+        npm(&dir, &["install", "--no-save", &format!("{package}@{release}")]);
+    }
+    binary
+}
+
+fn cache() -> PathBuf {
+    let dir = repository().join("tests/.cache");
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Held while installing: another `cargo test` may be doing the same.
+fn lock_cache() -> File {
+    let file = File::create(cache().join("lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+fn npm(dir: &Path, args: &[&str]) {
+    eprintln!("npm {} in {}", args.join(" "), dir.display());
+    let output = Command::new("npm")
+        .args(args)
+        .args(["--no-audit", "--no-fund"])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .expect("npm is on PATH");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "npm {args:?} in {}: {text}", dir.display());
+}

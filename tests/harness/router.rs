@@ -1,0 +1,395 @@
+//! One router under test: built like a command line, started, awaited, and ended with all its
+//! workers whatever the test does.
+
+use super::log::{Line, Log};
+use super::process::{self, alive, signal};
+use super::{Connection, Engine, Place, Response, SOON, binary, fixture, node, until};
+use nix::sys::signal::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Enough for the router's own stop at its default `--kill-timeout`, and a busy machine.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A stalled worker is given some time before it is taken for dead.
+const LATER: Duration = Duration::from_secs(60);
+
+/// The command line of a router to be.
+pub struct Builder {
+    arguments: Vec<OsString>,
+    app: Option<OsString>,
+    workers: usize,
+    listen: Option<String>,
+    interpreter: bool,
+    environment: Vec<(String, String)>,
+    directory: Option<OsString>,
+    log_format: &'static str,
+    app_args: Vec<OsString>,
+}
+
+impl Router {
+    /// A router of two sticky workers on a port of its own.
+    pub fn on(engine: Engine) -> Builder {
+        Builder {
+            arguments: vec!["--engine".into(), engine.name().into()],
+            app: Some(fixture("sticky").into()),
+            workers: 2,
+            listen: Some("127.0.0.1:0".into()),
+            interpreter: true,
+            environment: Vec::new(),
+            directory: None,
+            log_format: "json",
+            app_args: Vec::new(),
+        }
+    }
+}
+
+impl Builder {
+    /// 0 leaves the number unsaid.
+    pub fn workers(mut self, n: usize) -> Self {
+        self.workers = n;
+        self
+    }
+
+    /// A fixture of tests/node/apps.
+    pub fn app(self, name: &str) -> Self {
+        let path = fixture(name);
+        self.path(&path)
+    }
+
+    pub fn path(mut self, app: &Path) -> Self {
+        self.app = Some(app.into());
+        self
+    }
+
+    pub fn no_app(mut self) -> Self {
+        self.app = None;
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn option(self, name: &str, value: impl ToString) -> Self {
+        self.arg(name).arg(&value.to_string())
+    }
+
+    /// Where to listen instead of a free port of the loopback.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// The application's own `listen` decides.
+    pub fn no_listen(mut self) -> Self {
+        self.listen = None;
+        self
+    }
+
+    /// Runs the workers with this program instead of the Node under test.
+    pub fn interpreter(mut self, program: &Path) -> Self {
+        self.interpreter = false;
+        self.option("--interpreter", program.display())
+    }
+
+    pub fn directory(mut self, path: &Path) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
+    /// What the application itself gets, after `--`.
+    pub fn app_args(mut self, arguments: &[&str]) -> Self {
+        self.app_args = arguments.iter().map(Into::into).collect();
+        self
+    }
+
+    /// For people; the events can't be waited for then.
+    pub fn pretty(mut self) -> Self {
+        self.log_format = "pretty";
+        self
+    }
+
+    /// The process, with no word yet on what becomes of it.
+    pub fn spawn(self) -> Router {
+        let place = Place::take();
+        node::packages();
+        let mut command = Command::new(binary());
+        // Nothing of the caller's environment decides for the router under test.
+        for (name, _) in std::env::vars() {
+            if name.starts_with("ROUTER_") || name == "PORT" || name == "PM2_PORT" {
+                command.env_remove(name);
+            }
+        }
+        command.args(["--log-format", self.log_format]);
+        if self.workers > 0 {
+            command.args(["--workers", &self.workers.to_string()]);
+        }
+        if let Some(address) = &self.listen {
+            command.args(["--listen", address]);
+        }
+        if let Some(node) = node::interpreter().filter(|_| self.interpreter) {
+            command.arg("--interpreter").arg(node);
+        }
+        command.args(&self.arguments).args(&self.app);
+        if !self.app_args.is_empty() {
+            command.arg("--").args(&self.app_args);
+        }
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the router starts");
+        let log = Log::default();
+        log.follow(child.stdout.take().unwrap());
+        log.follow(child.stderr.take().unwrap());
+        Router { child, log, workers: self.workers, status: None, _place: place }
+    }
+
+    /// Started and listening; the workers may not be up yet.
+    #[track_caller]
+    pub fn start_early(self) -> Router {
+        let router = self.spawn();
+        router.event("listening");
+        router
+    }
+
+    /// Started, listening, every worker ready.
+    #[track_caller]
+    pub fn start(self) -> Router {
+        let router = self.start_early();
+        router.ready(router.workers);
+        router
+    }
+
+    /// For a command line that must fail: how it ended and all it said.
+    #[track_caller]
+    pub fn fails(self) -> (ExitStatus, String) {
+        let mut router = self.spawn();
+        let status = router.wait(SOON);
+        assert!(!status.success(), "it succeeded");
+        (status, router.log.text())
+    }
+}
+
+/// A running router. Dropping it ends it and its workers, and a failing test shows its output.
+pub struct Router {
+    child: Child,
+    pub log: Log,
+    workers: usize,
+    status: Option<ExitStatus>,
+    _place: Place,
+}
+
+impl Router {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the router's own event of that name and gives its first line.
+    #[track_caller]
+    pub fn event(&self, message: &str) -> Line {
+        self.event_where(message, |_| true)
+    }
+
+    #[track_caller]
+    pub fn event_where(&self, message: &str, wanted: impl Fn(&Line) -> bool) -> Line {
+        let found = self.log.find(SOON, |lines| {
+            lines.iter().find(|line| line.is(message) && wanted(line)).cloned()
+        });
+        found.unwrap_or_else(|| panic!("no event {message:?}"))
+    }
+
+    /// Waits until a worker has printed a line that `wanted` takes.
+    #[track_caller]
+    pub fn output<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let found = self
+            .log
+            .find(SOON, |lines| lines.iter().find_map(|line| wanted(line.worker_output()?)));
+        found.unwrap_or_else(|| panic!("no worker printed {what}"))
+    }
+
+    /// Waits until this many workers are ready at once.
+    #[track_caller]
+    pub fn ready(&self, n: usize) -> BTreeMap<u64, u32> {
+        let found = self.log.find(SOON, |lines| Some(ready_in(lines)).filter(|r| r.len() >= n));
+        found.unwrap_or_else(|| panic!("not {n} workers ready"))
+    }
+
+    /// Slot to process, of the workers that are ready now.
+    pub fn slots(&self) -> BTreeMap<u64, u32> {
+        ready_in(&self.log.lines())
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.slots().into_values().collect()
+    }
+
+    /// Waits for a ready worker in this worker's place.
+    #[track_caller]
+    pub fn replaced(&self, pid: u32) -> u32 {
+        let found = self.log.find(LATER, |lines| {
+            let mut workers = lines
+                .iter()
+                .filter_map(|l| l.is("worker ready").then(|| worker_of(l, lines)).flatten());
+            let (slot, _) = workers.find(|(_, p)| *p == pid)?;
+            ready_in(lines).get(&slot).copied().filter(|p| *p != pid)
+        });
+        found.unwrap_or_else(|| panic!("worker {pid} was not replaced"))
+    }
+
+    /// Every process ever announced as a worker.
+    pub fn all_pids(&self) -> BTreeSet<u32> {
+        let lines = self.log.lines();
+        let events = ["worker started", "worker ready"];
+        lines
+            .iter()
+            .filter(|l| events.iter().any(|e| l.is(e)))
+            .filter_map(|l| l.number("pid")?.try_into().ok())
+            .collect()
+    }
+
+    /// What the nth opened listener is bound to.
+    #[track_caller]
+    pub fn address(&self, nth: usize) -> String {
+        let found = self.log.find(SOON, |lines| {
+            let mut all = lines.iter().filter(|l| l.is("listening"));
+            Some(all.nth(nth)?.string("address")?.to_owned())
+        });
+        found.unwrap_or_else(|| panic!("no listener {nth}"))
+    }
+
+    #[track_caller]
+    pub fn port(&self) -> u16 {
+        let address = self.address(0);
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.unwrap_or_else(|| panic!("no port in {address}"))
+    }
+
+    #[track_caller]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port())
+    }
+
+    #[track_caller]
+    pub fn connect(&self) -> Connection {
+        Connection::tcp(self.port())
+    }
+
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub fn get(&self, target: &str) -> Response {
+        self.connect().get(target)
+    }
+
+    /// From now on the router may have `spare` more descriptors than it has.
+    pub fn limit_files(&self, spare: usize) {
+        // The lowest number that is free bounds a new one: the highest one in use counts.
+        let highest = process::fds(self.pid()).into_keys().max().unwrap_or(0) as usize;
+        let limit = format!("--nofile={0}:{0}", highest + 1 + spare);
+        let status =
+            Command::new("prlimit").arg("--pid").arg(self.pid().to_string()).arg(limit).status();
+        assert!(status.expect("prlimit is installed").success());
+    }
+
+    pub fn signal(&self, what: Signal) {
+        signal(self.pid(), what);
+    }
+
+    /// Waits for the router to end by itself.
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        let status = until("the router ends", limit, || child.try_wait().unwrap());
+        self.log.ended(Duration::from_secs(2));
+        self.status = Some(status);
+        status
+    }
+
+    /// SIGTERM, the end, and no worker left; gives how long it took.
+    #[track_caller]
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait(STOP);
+        let took = began.elapsed();
+        for pid in self.all_pids() {
+            assert!(!alive(pid), "worker {pid} outlived its router");
+        }
+        (status, took)
+    }
+
+    /// The router answers and its workers are these: it lives.
+    #[track_caller]
+    pub fn lives(&self) {
+        assert!(alive(self.pid()), "the router is gone");
+        assert_eq!(self.get("/pid").status, 200);
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.signal(Signal::SIGTERM);
+            let deadline = Instant::now() + STOP;
+            while !matches!(self.child.try_wait(), Ok(Some(_))) {
+                if Instant::now() > deadline {
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // A stopped or deaf worker outlives a router that was itself killed.
+        for pid in self.all_pids() {
+            if is_worker(pid) {
+                signal(pid, Signal::SIGKILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the router's output ---\n{}---", self.log.text());
+        }
+    }
+}
+
+/// Guards against an id that another process has by now: ours run a script of the tests.
+fn is_worker(pid: u32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command);
+    alive(pid) && (command.contains("tests/node/apps/") || command.contains("router-it-"))
+}
+
+/// Replays the events: who is ready after all of these lines. A worker that is gone isn't,
+/// whatever was said about it.
+fn ready_in(lines: &[Line]) -> BTreeMap<u64, u32> {
+    let mut ready = BTreeMap::new();
+    for line in lines.iter().filter(|l| l.is("worker ready")) {
+        let (slot, pid) = worker_of(line, lines).expect("`worker ready` says which");
+        ready.insert(slot, pid);
+    }
+    ready.retain(|_, pid| alive(*pid));
+    ready
+}
+
+/// The slot and process of an event: its own fields, or those of the `worker started` of the
+/// same worker (`worker=SLOT#GENERATION`).
+fn worker_of(line: &Line, lines: &[Line]) -> Option<(u64, u32)> {
+    let name = line.string("worker");
+    let slot = line.number("slot").or_else(|| name?.split('#').next()?.parse().ok())?;
+    let pid = line.number("pid").or_else(|| {
+        let mut started = lines.iter().filter(|l| l.is("worker started"));
+        started.find(|l| l.string("worker") == name)?.number("pid")
+    })?;
+    Some((slot, pid.try_into().ok()?))
+}
