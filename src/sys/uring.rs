@@ -472,6 +472,8 @@ impl<T: Copy> Drop for Ring<T> {
         const PATIENCE: Duration = Duration::from_millis(100);
         const TURNS: u32 = 20;
         let any = CancelBuilder::any();
+        // What is only queued could not be cancelled.
+        let _submitted = self.ring.submit();
         let _none_left = self.ring.submitter().register_sync_cancel(None, any);
         let mut done = Vec::new();
         for _ in 0..TURNS {
