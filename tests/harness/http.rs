@@ -225,7 +225,7 @@ pub fn request(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n").into_bytes();
     if method == "POST" {
         bytes.extend(format!("Content-Length: {}\r\n", body.len()).into_bytes());
-        bytes.extend(b"Content-Type: application/octet-stream\r\n");
+        bytes.extend(b"Content-Type: text/plain;charset=UTF-8\r\n");
     }
     bytes.extend(b"\r\n");
     bytes.extend(body);
