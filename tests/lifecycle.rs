@@ -122,7 +122,12 @@ both_engines! {
         let router = Router::on(engine).workers(1).option("--listen", "127.0.0.1:0").start();
         router.lives();
         let ours = kinds(router.get("/fds").body);
-        assert_eq!(ours, kinds(plain_node_fds()));
+        // A plain one also inherits what its parents happened to leave open.
+        let mut plain = kinds(plain_node_fds());
+        for kind in ours {
+            let at = plain.iter().position(|p| *p == kind);
+            plain.remove(at.unwrap_or_else(|| panic!("a {kind} too many")));
+        }
     }
 
     fn a_worker_that_crashed_took_nothing_of_its_successor(engine) {
