@@ -83,8 +83,7 @@ pub fn run(config: Config) -> Result<ExitCode, DaemonError> {
         .enable_all()
         .build()
         .map_err(|reason| DaemonError::System { what: "the control thread's runtime", reason })?;
-    let outcome = LocalSet::new()
-        .block_on(&runtime, control(&config, &shared, reported, failed));
+    let outcome = LocalSet::new().block_on(&runtime, control(&config, &shared, reported, failed));
     stop_shards(&shared, threads);
     tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
     match outcome? {
@@ -265,8 +264,7 @@ fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
         (0..shards).map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).collect();
     let mailboxes =
         mailboxes.map_err(|reason| DaemonError::System { what: "an eventfd", reason })?;
-    let settings =
-        Settings { balance: balance(config.balance), head_timeout: config.head_timeout };
+    let settings = Settings { balance: balance(config.balance), head_timeout: config.head_timeout };
     Ok(Shared::new(config.app.workers, mailboxes, settings))
 }
 

@@ -10,7 +10,6 @@ use std::fmt;
 
 use ahash::RandomState;
 
-
 /// One worker process: the slot it fills and how many processes filled that slot before it.
 ///
 /// A draining worker and its successor share a slot and differ in generation, so a

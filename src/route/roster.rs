@@ -99,10 +99,9 @@ impl Roster {
         let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
         let generation = u64::from(worker.generation);
         // An error means that the slot is somebody else's.
-        let _successor =
-            slot.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word >> 2 == generation).then_some(generation << 2 | Standing::Gone.bits())
-            });
+        let _successor = slot.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            (word >> 2 == generation).then_some(generation << 2 | Standing::Gone.bits())
+        });
     }
 
     /// What may be done with `worker`; `Gone` for every generation but the present one.

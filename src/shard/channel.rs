@@ -14,9 +14,9 @@ use super::handoff::HandOffs;
 use super::listener::Listener;
 use super::relay::Adapters;
 use super::{ConnectionId, MAX_OUT_QUEUE};
+use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
 use crate::ipc::message::{AddressType, Listening, QueryServer};
-use crate::ipc::Serialization;
 use crate::route::WorkerId;
 
 /// Frames in one write; the kernel takes up to 1,024 pieces.
@@ -270,9 +270,8 @@ impl Channel {
     #[must_use]
     pub fn server_for(&self, listener: &Listener) -> Option<&str> {
         let listening = || self.servers.iter().filter(|server| server.listening);
-        let own = listening().find(|server| {
-            server.listener.as_ref().is_some_and(|own| own.id() == listener.id())
-        });
+        let own = listening()
+            .find(|server| server.listener.as_ref().is_some_and(|own| own.id() == listener.id()));
         let pooled = || match listener.kind() {
             super::listener::Kind::Pool => {
                 listening().find(|server| server.listener.is_none()).or_else(|| listening().next())

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use super::connection::{Connection, State, Transit};
 use super::core::{Action, Shard, Timer};
 use super::listener::{Kind, Listener, ListenerId};
-use super::{
-    ConnectionId, MAX_PARKED_SESSIONS, MAX_PARKED_WORKERS, SESSION_WAIT, WORKER_WAIT,
-};
+use super::{ConnectionId, MAX_PARKED_SESSIONS, MAX_PARKED_WORKERS, SESSION_WAIT, WORKER_WAIT};
 use crate::http::request_line::{self, Fault, Head};
 use crate::http::sid::sid;
 use crate::metrics::Counter;
@@ -318,11 +316,15 @@ impl Shard {
             return self.close(id);
         }
         connection.tries += 1;
-        let own = connection.sid.as_ref().is_some_and(|sid| {
-            self.shared.sessions.get(sid.as_bytes()) == Some(from)
-        });
+        let own = connection
+            .sid
+            .as_ref()
+            .is_some_and(|sid| self.shared.sessions.get(sid.as_bytes()) == Some(from));
         self.count(Counter::Redispatched);
-        if own && takes_its_own(&self.shared.roster, from) && self.connections[id].tries < OWN_REFUSALS {
+        if own
+            && takes_its_own(&self.shared.roster, from)
+            && self.connections[id].tries < OWN_REFUSALS
+        {
             // Only this worker knows the session: give it a moment to close some descriptors.
             return self.await_worker(id, now);
         }
@@ -385,8 +387,8 @@ impl Shard {
             Fault::TlsHello => (Counter::RefusedTls, TLS),
         };
         let counters = &self.shared.counters;
-        let first_hello = fault == Fault::TlsHello
-            && counters.iter().all(|c| c.read(Counter::RefusedTls) == 0);
+        let first_hello =
+            fault == Fault::TlsHello && counters.iter().all(|c| c.read(Counter::RefusedTls) == 0);
         if first_hello {
             tracing::warn!(
                 "a client began a TLS handshake: this port speaks plain HTTP; \
@@ -408,11 +410,7 @@ fn takes_its_own(roster: &Roster, worker: WorkerId) -> bool {
     matches!(roster.standing(worker), Standing::Ready | Standing::Draining)
 }
 
-fn may_serve(
-    listener: Option<&Arc<Listener>>,
-    connection: &Connection,
-    worker: WorkerId,
-) -> bool {
+fn may_serve(listener: Option<&Arc<Listener>>, connection: &Connection, worker: WorkerId) -> bool {
     listener.is_some_and(|listener| listener.is_served_by(worker))
         && !connection.refused_by.contains(&worker.slot)
 }

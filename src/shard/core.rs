@@ -379,9 +379,9 @@ impl Shard {
     fn sweep(&mut self, now: Instant) {
         self.sweep_turns -= 1;
         let shared = &self.shared;
-        shared.sessions.sweep(self.sweep_turns, |worker| {
-            shared.roster.standing(worker) != Standing::Gone
-        });
+        shared
+            .sessions
+            .sweep(self.sweep_turns, |worker| shared.roster.standing(worker) != Standing::Gone);
         if self.sweep_turns > 0 {
             self.set_timer(now + SWEEP_EVERY, Timer::Sweep);
         }

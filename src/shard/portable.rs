@@ -29,9 +29,9 @@ use super::core::{Action, Shard};
 use super::listener::ListenerId;
 use super::ring::{Answer, Mail};
 use super::{ChannelId, ConnectionId};
+use crate::sys::scm;
 use crate::sys::socket::{self, Lingering};
 use crate::sys::watched::Watched;
-use crate::sys::scm;
 
 /// Bytes of a look at a head: longer than the longest request line.
 const PEEK: usize = 16 << 10;
@@ -120,7 +120,7 @@ struct Engine {
     /// When the main task will look at the timers.
     armed: Option<Instant>,
     exit: bool,
-    me: std::rc::Weak<RefCell<Engine>>,
+    me: std::rc::Weak<RefCell<Self>>,
 }
 
 type Shared = Rc<RefCell<Engine>>;
@@ -208,7 +208,11 @@ async fn await_client(
     client.awaited = None;
     let refused = client.refused;
     let now = clock();
-    if refused { engine.linger(id) } else { engine.peek(id) }
+    if refused {
+        engine.linger(id)
+    } else {
+        engine.peek(id)
+    }
     engine.end_turn(now);
 }
 
@@ -225,12 +229,7 @@ async fn read_channel(
 }
 
 /// Waits until a channel takes bytes again.
-async fn await_room(
-    engine: Shared,
-    id: ChannelId,
-    socket: Rc<Watched>,
-    interrupt: Rc<Interrupt>,
-) {
+async fn await_room(engine: Shared, id: ChannelId, socket: Rc<Watched>, interrupt: Rc<Interrupt>) {
     if interrupt.or(socket.writable()).await {
         let mut engine = engine.borrow_mut();
         if let Some(worker) = engine.workers.get_mut(id) {

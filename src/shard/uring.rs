@@ -112,8 +112,7 @@ impl Engine {
         let mut actions = Vec::new();
         while !self.exit {
             let now = clock();
-            let timeout =
-                self.shard.next_deadline().map(|at| at.saturating_duration_since(now));
+            let timeout = self.shard.next_deadline().map(|at| at.saturating_duration_since(now));
             self.ring.wait(timeout, &mut done)?;
             let now = clock();
             for finished in done.drain(..) {
@@ -472,9 +471,10 @@ impl Engine {
             }
             _ => {}
         }
-        let again = self.workers.get(channel).is_some_and(|worker| {
-            !worker.closing && worker.read && worker.receive.is_none()
-        });
+        let again = self
+            .workers
+            .get(channel)
+            .is_some_and(|worker| !worker.closing && worker.read && worker.receive.is_none());
         if again {
             self.receive(channel);
         }
@@ -567,7 +567,10 @@ fn is_pause(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the loop's clock, read once before and after a wait")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the loop's clock, read once before and after a wait"
+)]
 fn clock() -> Instant {
     Instant::now()
 }

@@ -168,9 +168,7 @@ impl Shard {
                 let key = channel.add_server(&request, own, port);
                 reply::listen_reply(serialization, ack, sequence, &key, name.as_ref())
             }
-            Answer::Refused(errno) => {
-                reply::listen_error(serialization, ack, sequence, "", errno)
-            }
+            Answer::Refused(errno) => reply::listen_error(serialization, ack, sequence, "", errno),
             Answer::Socket(_) | Answer::Granted => {
                 let key = channel.add_server(&request, None, None);
                 let frame = reply::shared_handle_reply(serialization, ack, sequence, &key);

@@ -58,8 +58,7 @@ pub fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize,
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; MAX_RECEIVED]);
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message =
-        recvmsg::<UnixAddr>(channel.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let message = recvmsg::<UnixAddr>(channel.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
     let mut sockets = Vec::new();
     // An error here means truncated control data: the kernel closed what did not fit.
     for control in message.cmsgs().into_iter().flatten() {

@@ -348,10 +348,7 @@ impl<T: Copy> Ring<T> {
     /// The bytes of a receive.
     #[must_use]
     pub fn bytes(&self, received: &Received) -> &[u8] {
-        self.buffers
-            .whole(received.buffer)
-            .get(received.start..received.end)
-            .unwrap_or_default()
+        self.buffers.whole(received.buffer).get(received.start..received.end).unwrap_or_default()
     }
 
     /// Gives the buffer of a receive back to the kernel.
