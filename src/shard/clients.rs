@@ -33,7 +33,7 @@ const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
 const HTTP2: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 25\r\n\r\nHTTP/2 is not spoken here";
 const TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
-    Content-Type: text/plain\r\nContent-Length: 26\r\n\r\nthis port speaks plain HTTP";
+    Content-Type: text/plain\r\nContent-Length: 27\r\n\r\nthis port speaks plain HTTP";
 const TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 31\r\n\r\nrequest line exceeds 8192 bytes";
 const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\
