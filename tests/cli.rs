@@ -163,6 +163,24 @@ fn the_port_variable_is_honoured_for_an_app_that_never_listens() {
 
 #[test]
 fn a_lockfile_without_node_modules_is_installed_first() {
+    let dir = app_with_a_dependency();
+    let router = router().workers(1).path(dir.path()).no_listen().start();
+    router.output("its dependency", |l| (l == "tiny is installed").then_some(()));
+    assert!(router.log.text().contains("npm ci"), "it says so");
+}
+
+#[test]
+fn no_install_leaves_node_modules_alone() {
+    let dir = app_with_a_dependency();
+    let app = router().workers(1).path(dir.path()).no_listen().arg("--no-install");
+    let (status, text) = app.option("--max-restarts", 0).fails();
+    assert_eq!(status.code(), Some(1));
+    assert!(text.contains("Cannot find module"), "node says what it misses:\n{text}");
+    assert!(!dir.path().join("node_modules").exists());
+}
+
+/// An app with a lockfile and without its node_modules, whose dependency is a folder of its own.
+fn app_with_a_dependency() -> TempDir {
     let dir = TempDir::new();
     dir.write(
         "package.json",
@@ -182,9 +200,30 @@ fn a_lockfile_without_node_modules_is_installed_first() {
         "console.log('tiny is ' + require('tiny'));\n\
          require('http').createServer((q, s) => s.end()).listen(0, '127.0.0.1');\n",
     );
-    let router = router().workers(1).path(dir.path()).no_listen().start();
-    router.output("its dependency", |l| (l == "tiny is installed").then_some(()));
-    assert!(router.log.text().contains("npm ci"), "it says so");
+    dir
+}
+
+/// The bounds of the README's table, as the program has them.
+#[test]
+fn the_readme_tells_the_bounds_that_hold() {
+    use router::{http::request_line, ipc::frame, shard};
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let bounds = [
+        ("request line", format!("{} KiB", request_line::MAX_REQUEST_LINE >> 10)),
+        ("no worker ready", format!("{} s", shard::WORKER_WAIT.as_secs())),
+        ("session not announced yet", format!("{} ms", shard::SESSION_WAIT.as_millis())),
+        ("a frame from a worker", format!("{} MiB", frame::MAX_FRAME >> 20)),
+        ("packets waiting for a worker", format!("{} MiB", shard::MAX_OUT_QUEUE >> 20)),
+        ("a worker that takes nothing", format!("{} s", shard::STALL_WAIT.as_secs())),
+        ("connections in one shard's hands", shard::MAX_CONNECTIONS.to_string()),
+        ("connections that wait for a worker", shard::MAX_PARKED_WORKERS.to_string()),
+        ("connections that wait for a session", shard::MAX_PARKED_SESSIONS.to_string()),
+        ("sessions", router::route::session_table::MAX_SESSIONS.to_string()),
+        ("workers", router::route::roster::MAX_SLOTS.to_string()),
+    ];
+    for (what, bound) in bounds {
+        assert!(readme.contains(&format!("| {what} | {bound} |")), "{what}: {bound}");
+    }
 }
 
 /// One option as either page tells it.

@@ -286,7 +286,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             }
             // A paragraph: fields behind its last line would belong to nothing.
             Note::Errored(exit, count) => tracing::error!(
-                "worker {worker} is given up: {} {exit}, {count} times in a row within {:?} of its start{}",
+                "worker {worker} is errored, and not started again: {} {exit}, {count} times in a row within {:?} of its start{}",
                 app.script.display(),
                 app.min_uptime,
                 self.last_lines(worker.slot)

@@ -28,6 +28,7 @@ pub struct Builder {
     directory: Option<OsString>,
     log_format: &'static str,
     app_args: Vec<OsString>,
+    process_1: bool,
 }
 
 impl Router {
@@ -43,6 +44,7 @@ impl Router {
             directory: None,
             log_format: "json",
             app_args: Vec::new(),
+            process_1: false,
         }
     }
 }
@@ -113,6 +115,12 @@ impl Builder {
         self
     }
 
+    /// In a PID namespace of its own, whose end ends everything in it.
+    pub fn as_process_1(mut self) -> Self {
+        self.process_1 = true;
+        self
+    }
+
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -123,7 +131,14 @@ impl Builder {
     pub fn spawn(self) -> Router {
         let place = Place::take();
         node::packages();
-        let mut command = Command::new(binary());
+        let mut command = if self.process_1 {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]);
+            unshare.arg(binary());
+            unshare
+        } else {
+            Command::new(binary())
+        };
         // Nothing of the caller's environment decides for the router under test.
         for (name, _) in std::env::vars() {
             if name.starts_with("ROUTER_") || name == "PORT" || name == "PM2_PORT" {
@@ -153,7 +168,8 @@ impl Builder {
         let log = Log::default();
         log.follow(child.stdout.take().unwrap());
         log.follow(child.stderr.take().unwrap());
-        Router { child, log, workers: self.workers, status: None, _place: place }
+        let (workers, process_1) = (self.workers, self.process_1);
+        Router { child, log, workers, process_1, status: None, _place: place }
     }
 
     /// Started and listening; the workers may not be up yet.
@@ -187,6 +203,8 @@ pub struct Router {
     child: Child,
     pub log: Log,
     workers: usize,
+    /// The child is its namespace's parent, and the log's ids are the namespace's.
+    process_1: bool,
     status: Option<ExitStatus>,
     _place: Place,
 }
@@ -342,7 +360,10 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        if self.status.is_none() {
+        if self.process_1 {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        } else if self.status.is_none() {
             self.signal(Signal::SIGTERM);
             let deadline = Instant::now() + STOP;
             while !matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -356,7 +377,7 @@ impl Drop for Router {
         }
         // A stopped or deaf worker outlives a router that was itself killed.
         for pid in self.all_pids() {
-            if is_worker(pid) {
+            if !self.process_1 && is_worker(pid) {
                 signal(pid, Signal::SIGKILL);
             }
         }
