@@ -212,6 +212,10 @@ fn the_readme_tells_the_bounds_that_hold() {
         ("request line", format!("{} KiB", request_line::MAX_REQUEST_LINE >> 10)),
         ("no worker ready", format!("{} s", shard::WORKER_WAIT.as_secs())),
         ("session not announced yet", format!("{} ms", shard::SESSION_WAIT.as_millis())),
+        (
+            "the same, while workers have first requests open",
+            format!("{} ms", shard::SESSION_WAIT_BUSY.as_millis()),
+        ),
         ("a frame from a worker", format!("{} MiB", frame::MAX_FRAME >> 20)),
         ("packets waiting for a worker", format!("{} MiB", shard::MAX_OUT_QUEUE >> 20)),
         ("a worker that takes nothing", format!("{} s", shard::STALL_WAIT.as_secs())),

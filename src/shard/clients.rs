@@ -9,7 +9,10 @@ use bytes::Bytes;
 use super::connection::{Connection, State, Transit};
 use super::core::{Action, Shard, Timer};
 use super::listener::{Kind, Listener, ListenerId};
-use super::{ConnectionId, MAX_PARKED_SESSIONS, MAX_PARKED_WORKERS, SESSION_WAIT, WORKER_WAIT};
+use super::{
+    ConnectionId, MAX_PARKED_SESSIONS, MAX_PARKED_WORKERS, SESSION_WAIT, SESSION_WAIT_BUSY,
+    WORKER_WAIT,
+};
 use crate::http::request_line::{self, Fault, Head};
 use crate::http::sid::sid;
 use crate::metrics::Counter;
@@ -226,6 +229,7 @@ impl Shard {
         let connection = &mut self.connections[id];
         connection.state = State::AwaitSession;
         connection.waited = true;
+        connection.waits_since = Some(now);
         let serial = connection.serial;
         self.awaiting_session.insert((id, serial));
         self.set_timer(now + SESSION_WAIT, Timer::Session(id, serial));
@@ -260,11 +264,17 @@ impl Shard {
     }
 
     pub(super) fn session_is_late(&mut self, id: ConnectionId, serial: u32, now: Instant) {
-        if self.current(id, serial).is_some_and(|c| c.state == State::AwaitSession) {
-            self.awaiting_session.remove(&(id, serial));
-            self.note_awaiting_sessions();
-            self.route(id, now);
+        let Some(connection) = self.current(id, serial) else { return };
+        if connection.state != State::AwaitSession {
+            return;
         }
+        let since = connection.waits_since.unwrap_or(now);
+        if self.shared.expects_sessions() && now < since + SESSION_WAIT_BUSY {
+            return self.set_timer(now + SESSION_WAIT, Timer::Session(id, serial));
+        }
+        self.awaiting_session.remove(&(id, serial));
+        self.note_awaiting_sessions();
+        self.route(id, now);
     }
 
     fn note_awaiting_sessions(&self) {

@@ -63,6 +63,8 @@ pub struct Connection {
     pub counted: Option<WorkerId>,
     /// Has waited for its session once; the next miss goes by hash.
     pub waited: bool,
+    /// When it began to.
+    pub waits_since: Option<Instant>,
     /// Set when it first found no worker.
     pub give_up: Option<Instant>,
     /// Times peeked without news, or refused by workers: how long to wait before the next try.
@@ -84,6 +86,7 @@ impl Connection {
             sid: None,
             counted: None,
             waited: false,
+            waits_since: None,
             give_up: None,
             tries: 0,
             refused_by: Vec::new(),

@@ -30,7 +30,7 @@ mod workers;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
@@ -56,6 +56,10 @@ pub const MAX_PARKED_SESSIONS: usize = 4096;
 pub const MAX_PARKED_WORKERS: usize = 8192;
 /// How long a connection waits for the announcement of its session.
 pub const SESSION_WAIT: Duration = Duration::from_millis(50);
+/// How long it waits at most while workers still have first requests that may become sessions: a
+/// worker that the kernel puts aside between its answer and its announcement comes back, on a busy
+/// machine, later than 50 ms.
+pub const SESSION_WAIT_BUSY: Duration = Duration::from_millis(500);
 /// How long a connection waits for a worker.
 pub const WORKER_WAIT: Duration = Duration::from_secs(5);
 /// Bytes that may be queued for one worker, the rest of its senders' turn apart.
@@ -85,6 +89,8 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Connections of each shard that wait for an announcement.
     pub awaiting_sessions: Vec<CachePadded<AtomicU32>>,
+    /// Hand-offs of each shard that may yet become sessions.
+    pub hopeful: Vec<CachePadded<AtomicU32>>,
     /// Workers whose queue is over its bound: while there is one, nobody reads from workers.
     pub congested: AtomicU32,
     /// How to behave.
@@ -102,9 +108,16 @@ impl Shared {
             mailboxes,
             counters: (0..shards).map(|_| Counters::new()).collect(),
             awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),
+            hopeful: (0..shards).map(|_| CachePadded::default()).collect(),
             congested: AtomicU32::new(0),
             settings,
         })
+    }
+
+    /// Whether a session may still be announced that is not known yet.
+    #[must_use]
+    pub fn expects_sessions(&self) -> bool {
+        self.hopeful.iter().any(|count| count.load(Ordering::Relaxed) > 0)
     }
 
     /// The shard that owns the channel of the worker in `slot`.

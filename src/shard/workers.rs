@@ -249,6 +249,7 @@ impl Shard {
             ended += 1;
         }
         let next = channel.hopeful.front().copied();
+        self.expect_less(ended);
         for _ in 0..ended {
             self.shared.roster.drop_load(worker);
         }
@@ -315,6 +316,7 @@ impl Shard {
                     channel.hopeful.push_back(now + HOPE);
                 }
                 self.connections[connection].counted = None;
+                self.shared.hopeful[self.index].fetch_add(1, Ordering::Relaxed);
             }
             self.actions.push(Action::HandOff { channel: id, connection, frame });
         }
@@ -433,6 +435,7 @@ impl Shard {
         let Some(channel) = self.channel(id) else { return };
         let worker = channel.worker;
         let hoped_for = channel.hopeful.pop_front().is_some();
+        self.expect_less(u32::from(hoped_for));
         match self.shared.sessions.insert(sid, worker) {
             Ok(()) => self.announced = true,
             Err(refused) => {
@@ -541,6 +544,7 @@ impl Shard {
             }
         }
         self.actions.push(Action::CloseChannel(id));
+        self.expect_less(u32::try_from(channel.hopeful.len()).unwrap_or(u32::MAX));
         if channel.congested {
             self.congestion_ends();
         }
@@ -555,6 +559,11 @@ impl Shard {
         self.owners.forget_worker(worker);
         self.start_sweep(now);
         self.report(Report::ChannelEnded(worker, end));
+    }
+
+    /// So many hand-offs have become sessions, or will not.
+    fn expect_less(&self, count: u32) {
+        self.shared.hopeful[self.index].fetch_sub(count, Ordering::Relaxed);
     }
 
     fn channel(&mut self, id: ChannelId) -> Option<&mut Channel> {
