@@ -153,10 +153,19 @@ impl Shard {
             if !connection.refused_by.contains(&worker.slot) {
                 return self.deliver(id, worker, now);
             }
-        } else if !connection.waited && self.awaiting_session.len() < MAX_PARKED_SESSIONS {
+        } else if !connection.waited && self.may_be_announced(connection) {
             return self.await_session(id, now);
         }
         self.route_by_hash(id, now);
+    }
+
+    /// Whether to wait for an announcement. Where the application listens by itself, sessions are
+    /// announced only if it uses sticky as well: then some have been.
+    fn may_be_announced(&self, connection: &Connection) -> bool {
+        let listener = self.listeners.get(&connection.listener);
+        let announces = !self.shared.sessions.is_empty()
+            || listener.is_none_or(|listener| listener.kind() == Kind::Pool);
+        announces && self.awaiting_session.len() < MAX_PARKED_SESSIONS
     }
 
     /// Nobody knows the session: all its requests agree on one worker, which will say so.
