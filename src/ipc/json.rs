@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::memchr;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -14,6 +15,49 @@ use super::value::{Fields, Scalar, Text, Top, Value};
 /// What a line says at the top; None when it cannot be read.
 pub(super) fn read(line: &[u8]) -> Option<Top<'_>> {
     serde_json::from_slice(line).ok()
+}
+
+/// The line with every lone surrogate escaped in it, and every byte that is not UTF-8, as U+FFFD.
+///
+/// JavaScript takes such strings and Node writes them, so a line must not be lost to one. But they are
+/// rare, and the grammar refuses them at once: only then is the line mended and read again.
+pub(super) fn mend(line: &[u8]) -> Vec<u8> {
+    let mut mended = String::from_utf8_lossy(line).into_owned().into_bytes();
+    let mut rest = &mut mended[..];
+    while let Some(at) = memchr(b'\\', rest) {
+        let (_, escape) = std::mem::take(&mut rest).split_at_mut(at);
+        let length = match (surrogate(escape), escape.get(ESCAPE..).and_then(surrogate)) {
+            (Some(Half::High), Some(Half::Low)) => ESCAPE.saturating_mul(2),
+            (Some(_), _) => {
+                if let Some(lone) = escape.first_chunk_mut() {
+                    *lone = REPLACEMENT;
+                }
+                ESCAPE
+            }
+            // Whatever is escaped, it escapes nothing itself.
+            (None, _) => 2,
+        };
+        rest = escape.get_mut(length..).unwrap_or_default();
+    }
+    mended
+}
+
+/// Bytes of an escape in hex digits.
+const ESCAPE: usize = REPLACEMENT.len();
+const REPLACEMENT: [u8; 6] = *b"\\ufffd";
+
+enum Half {
+    High,
+    Low,
+}
+
+/// The half of a character that an escape at the start of `bytes` stands for.
+fn surrogate(bytes: &[u8]) -> Option<Half> {
+    match bytes {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => Some(Half::High),
+        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => Some(Half::Low),
+        _ => None,
+    }
 }
 
 /// A whole line, with its LF.
@@ -107,11 +151,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_i64<E>(self, int: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Int(int))
+        Ok(Scalar::integer(int))
     }
 
     fn visit_u64<E>(self, int: u64) -> Result<Scalar<'de>, E> {
-        Ok(i64::try_from(int).map_or(Scalar::Opaque, Scalar::Int))
+        Ok(i64::try_from(int).map_or(Scalar::Opaque, Scalar::integer))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Scalar<'de>, E> {

@@ -9,7 +9,7 @@ use super::Serialization;
 use super::frame::LENGTH_PREFIX;
 pub use super::packet::{Packet, PacketKind, Uid};
 use super::value::{Fields, Scalar, Top};
-use super::{json, packet, v8};
+use super::{json, packet, reply, v8};
 
 /// What a worker says to the router, or through it.
 #[derive(Debug, PartialEq, Clone)]
@@ -132,9 +132,16 @@ pub fn read(serialization: Serialization, frame: &[u8]) -> Message {
     if let Some(packet) = packet::classify(serialization, frame) {
         return Message::Packet(packet);
     }
+    let mended;
     let top = match serialization {
         Serialization::Advanced => frame.get(LENGTH_PREFIX..).and_then(v8::read),
-        Serialization::Json => json::read(frame),
+        Serialization::Json => match json::read(frame) {
+            None => {
+                mended = json::mend(frame);
+                json::read(&mended)
+            }
+            top => top,
+        },
     };
     let message = match &top {
         Some(Top::Object(fields)) => meaning(fields),
@@ -172,7 +179,7 @@ fn command(fields: &Fields<'_>) -> Option<Message> {
     Some(match &*fields.cmd.text()?.to_str() {
         "NODE_HANDLE_ACK" => Message::HandleAck,
         "NODE_HANDLE_NACK" => Message::HandleNack,
-        "NODE_HANDLE" => Message::Handle { key: fields.key.string() },
+        reply::HANDLE => Message::Handle { key: fields.key.string() },
         "NODE_SOCKET_NOTIFY_CLOSE" => Message::SocketNotifyClose { key: fields.key.string()? },
         "NODE_SOCKET_GET_COUNT" => Message::SocketGetCount { key: fields.key.string()? },
         "NODE_CLUSTER" => cluster(fields)?,

@@ -25,6 +25,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod frame;
+#[cfg(test)]
+mod javascript;
 mod json;
 pub mod message;
 pub mod packet;
@@ -89,14 +91,4 @@ mod tests {
         let error = "JSON".parse::<Serialization>().unwrap_err();
         assert!(error.to_string().contains("`JSON`"), "{error}");
     }
-}
-
-/// Test help: frames are quoted as Node wrote them.
-#[cfg(test)]
-pub(crate) fn unhex(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
 }

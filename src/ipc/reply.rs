@@ -23,7 +23,8 @@ pub struct SockName {
 }
 
 const CLUSTER: Value<'static> = Text("NODE_CLUSTER");
-const HANDLE: Value<'static> = Text("NODE_HANDLE");
+/// What a message is called that a socket comes with.
+pub(super) const HANDLE: &str = "NODE_HANDLE";
 
 #[cfg(test)]
 const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
@@ -31,7 +32,7 @@ const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
 const HANDLE_NACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_NACK"))]);
 #[cfg(test)]
 const STICKY_CONNECTION: Value<'static> = Object(&[
-    ("cmd", HANDLE),
+    ("cmd", Text(HANDLE)),
     ("type", Text("net.Socket")),
     ("msg", Object(&[("type", Text("sticky:connection")), ("data", Text(""))])),
 ]);
@@ -156,7 +157,7 @@ pub fn adapter_close(serialization: Serialization, uid: &Uid, nsp: &str) -> Byte
 }
 
 fn native_handle(serialization: Serialization, message: &[(&str, Value<'_>)]) -> Bytes {
-    let envelope = [("cmd", HANDLE), ("type", Text("net.Native")), ("msg", Object(message))];
+    let envelope = [("cmd", Text(HANDLE)), ("type", Text("net.Native")), ("msg", Object(message))];
     write(serialization, Object(&envelope))
 }
 
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
     use crate::ipc::Serialization::{Advanced, Json};
     use crate::ipc::message::{Message, read};
-    use crate::ipc::unhex;
+    use crate::ipc::javascript::unhex;
 
     #[test]
     fn constants_are_what_the_writers_write() {

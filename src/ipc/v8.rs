@@ -7,6 +7,7 @@
 //! the frame has no structure, and the value is unreadable.
 
 use super::frame::LENGTH_PREFIX;
+use super::reply::HANDLE;
 use super::value::{Fields, Scalar, Text, Top, Value};
 
 /// First byte of every serialized value, in front of the version.
@@ -82,18 +83,20 @@ pub(super) fn read(payload: &[u8]) -> Option<Top<'_>> {
     }
     let mut fields = Box::<Fields<'_>>::default();
     loop {
-        let key = cursor.tag()?;
-        if key == tag::END_OBJECT {
-            return Some(Top::Object(fields));
-        }
-        let key = cursor.scalar(key)?;
-        let value = cursor.tag()?;
-        let value = cursor.scalar(value)?;
-        // A key that looks like an array index is a number, and none that is looked for.
-        if let Scalar::Text(key) = key {
-            fields.set(&key, value);
+        match cursor.field(&mut fields) {
+            Some(true) => {}
+            Some(false) => return Some(Top::Object(fields)),
+            // A socket comes with it, and a worker without an answer never sends anything again: a
+            // value of the application's that some later V8 writes is no reason to let it wait.
+            None => return fields.cmd.is(HANDLE).then_some(Top::Object(fields)),
         }
     }
+}
+
+/// Whether `bytes` are one string, to their last byte.
+pub(super) fn is_text(bytes: &[u8]) -> bool {
+    let mut cursor = Cursor { rest: bytes };
+    cursor.skip_text().is_some() && cursor.rest.is_empty()
 }
 
 #[derive(Debug)]
@@ -102,14 +105,30 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// One key of an object, and its value; false at the object's end.
+    fn field(&mut self, fields: &mut Fields<'a>) -> Option<bool> {
+        let tag = self.tag()?;
+        if tag == tag::END_OBJECT {
+            return Some(false);
+        }
+        let key = self.scalar(tag)?;
+        let tag = self.tag()?;
+        let value = self.scalar(tag)?;
+        // A key that looks like an array index is a number, and none that is looked for.
+        if let Scalar::Text(key) = key {
+            fields.set(&key, value);
+        }
+        Some(true)
+    }
+
     /// The value that `tag` begins: itself if it is a scalar, otherwise passed over.
     fn scalar(&mut self, tag: u8) -> Option<Scalar<'a>> {
         Some(match tag {
             tag::UNDEFINED | tag::NULL => Scalar::Absent,
             tag::TRUE => Scalar::Bool(true),
             tag::FALSE => Scalar::Bool(false),
-            tag::INT32 => Scalar::Int(unzigzag(self.varint()?)),
-            tag::UINT32 => Scalar::Int(i64::try_from(self.varint()?).ok()?),
+            tag::INT32 => Scalar::integer(unzigzag(self.varint()?)),
+            tag::UINT32 => Scalar::integer(i64::try_from(self.varint()?).ok()?),
             tag::DOUBLE => Scalar::number(f64::from_le_bytes(self.array()?)),
             tag::LATIN1 | tag::UTF16 | tag::UTF8 => Scalar::Text(self.text(tag)?),
             _ => {
