@@ -232,7 +232,7 @@ fn classify(c: &mut Criterion) {
             b.iter(|| read(serialization, black_box(&ack)));
         });
     }
-    let sticky: &[u8] = b"\0\0\0\x38\xff\x0fo\"\x04type\"\x11sticky:connection\"\x04data\"\x14\
+    let sticky: &[u8] = b"\0\0\0\x3a\xff\x0fo\"\x04type\"\x11sticky:connection\"\x04data\"\x14\
         lv_VI97HAXpY6yYWAAAC{\x02";
     assert!(matches!(read(Serialization::Advanced, sticky), Message::StickyConnection { .. }));
     group.bench_function("sticky connection, advanced", |b| {
