@@ -68,7 +68,8 @@ fn allocations(run: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-const REQUEST: &[u8] = b"GET /socket.io/?EIO=4&transport=polling&t=PVp1mQ8&sid=lv_VI97HAXpY6yYWAAAC HTTP/1.1\r\n\
+const REQUEST: &[u8] =
+    b"GET /socket.io/?EIO=4&transport=polling&t=PVp1mQ8&sid=lv_VI97HAXpY6yYWAAAC HTTP/1.1\r\n\
     Host: chat.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: */*\r\n\
     Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\n\r\n";
 const HANDSHAKE: &[u8] = b"GET /socket.io/?EIO=4&transport=polling&t=PVp1mQ8 HTTP/1.1\r\n\
@@ -87,14 +88,19 @@ fn roster(workers: u16) -> Roster {
 /// An id of engine.io's length; any two numbers make two ids.
 fn session(number: u64) -> [u8; 20] {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    std::array::from_fn(|at| ALPHABET[usize::from((mixed.rotate_left(6 * at as u32) & 63) as u8)])
+    let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    std::array::from_fn(|_| {
+        mixed = mixed.rotate_left(6);
+        ALPHABET[usize::from(mixed.to_le_bytes()[0] & 63)]
+    })
 }
 
 fn table(sessions: u64) -> SessionTable {
     let table = SessionTable::new();
     for number in 0..sessions {
-        table.insert(&session(number), worker((number % 4) as u16)).expect("room");
+        table
+            .insert(&session(number), worker(u16::from(number.to_le_bytes()[0] & 3)))
+            .expect("room");
     }
     table.insert(b"lv_VI97HAXpY6yYWAAAC", worker(2)).expect("room");
     table
@@ -110,7 +116,7 @@ fn line(head: &[u8]) -> router::http::request_line::RequestLine<'_> {
 /// A request's whole way to its worker.
 fn route(head: &[u8], sessions: &SessionTable, roster: &Roster) -> Option<WorkerId> {
     match sid(line(head).target) {
-        Some(sid) => sessions.get(&sid).filter(|worker| roster.load(*worker) < u32::MAX.into()),
+        Some(sid) => sessions.get(&sid).filter(|worker| roster.standing(*worker) != Standing::Gone),
         None => Balance::LeastConnection.pick(roster, |_| true, 0),
     }
 }
@@ -197,10 +203,10 @@ fn broadcast(serialization: Serialization, size: usize) -> Bytes {
             frame.extend(b"\0\0\0\0\xff\x0fo\"\x04typeI\x06\"\x04datao\"\x06packet\\\0\x0a");
             let mut length = size;
             while length > 0x7f {
-                frame.push((length & 0x7f) as u8 | 0x80);
+                frame.push(length.to_le_bytes()[0] | 0x80);
                 length >>= 7;
             }
-            frame.push(length as u8);
+            frame.push(length.to_le_bytes()[0]);
             frame.extend(vec![b'x'; size]);
             frame.extend(b"{\x01\"\x03uid\"\x100123456789abcdef\"\x03nsp\"\x01/");
             frame.extend(b"\"\x06source\"\x0c_sio_adapter{\x05");

@@ -162,7 +162,8 @@ fn stringify(value: &Js) -> Option<String> {
         Js::Text(text) => quote(text),
         Js::Buffer(bytes) => format!(r#"{{"type":"Buffer","data":[{}]}}"#, list(bytes)),
         Js::Array(values) => {
-            let values = values.iter().map(|v| stringify(&v.into()).unwrap_or("null".to_owned()));
+            let values =
+                values.iter().map(|v| stringify(&v.into()).unwrap_or_else(|| "null".to_owned()));
             format!("[{}]", values.collect::<Vec<_>>().join(","))
         }
         Js::Object(pairs) => {

@@ -218,7 +218,8 @@ mod tests {
             let Some(Top::Text(text)) = read(line.as_bytes()) else { panic!("{line}") };
             assert!(text.is("ready"), "{line}");
         }
-        for line in ["", "\n", "{", "{}{}\n", "{\"a\":}\n", "{a:1}\n", "nul\n", "\"a\n", "\x02{}\n"] {
+        for line in ["", "\n", "{", "{}{}\n", "{\"a\":}\n", "{a:1}\n", "nul\n", "\"a\n", "\x02{}\n"]
+        {
             assert_eq!(read(line.as_bytes()), None, "{line}");
         }
     }
@@ -308,8 +309,26 @@ mod tests {
     #[test]
     fn any_bytes_are_survived() {
         const PARTS: &[&[u8]] = &[
-            b"{", b"}", b"[", b"]", b",", b":", b"\"", b"\\", b"\\ud800", b"\\udc00", b"\"cmd\":",
-            b"\"a\"", b"1", b"-", b"e", b".", b"null", b"\xff", b"\\u", b"\xe2\x82\xac",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b"\"",
+            b"\\",
+            b"\\ud800",
+            b"\\udc00",
+            b"\"cmd\":",
+            b"\"a\"",
+            b"1",
+            b"-",
+            b"e",
+            b".",
+            b"null",
+            b"\xff",
+            b"\\u",
+            b"\xe2\x82\xac",
         ];
         bolero::check!().with_type::<Vec<u8>>().for_each(|choices| {
             let assembled: Vec<u8> = choices

@@ -300,8 +300,9 @@ mod tests {
         // process.send('\ud800', socket) and its like: no JSON for the strict, and yet Node's.
         for msg in [r#""\ud800""#, r#"{"\udc00":"\ud800"}"#, "[1e999]"] {
             for key in ["", r#","key":"\ud800""#] {
-                let line =
-                    format!("{{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{msg}{key}}}\n");
+                let line = format!(
+                    "{{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{msg}{key}}}\n"
+                );
                 let message = read(Json, line.as_bytes());
                 assert!(matches!(message, Message::Handle { .. }), "{message:?} of {line}");
             }
@@ -381,7 +382,8 @@ mod tests {
                 (None, AddressType::Other, None, 0, 0),
             ),
         ];
-        for ((sent_address, sent_port, sent_type, sent_fd, sent_flags, sent_backlog), said) in cases {
+        for ((sent_address, sent_port, sent_type, sent_fd, sent_flags, sent_backlog), said) in cases
+        {
             let (address, address_type, fd, flags, backlog) = said;
             let (address, port) = (address.map(str::to_owned), i64::from(sent_port));
             let object = [
@@ -397,8 +399,7 @@ mod tests {
                 ("writableAll", false.into()),
                 ("seq", 1.into()),
             ];
-            let listening =
-                Listening { index: 2, address: address.clone(), port, address_type };
+            let listening = Listening { index: 2, address: address.clone(), port, address_type };
             assert_eq!(cluster("listening", &object), Message::Listening(listening));
             let wish =
                 QueryServer { seq: 1, index: 2, address, port, address_type, fd, flags, backlog };
@@ -413,7 +414,8 @@ mod tests {
     #[test]
     fn sessions() {
         let long = "s".repeat(300);
-        for sid in ["lv_VI97HAXpY6yYWAAAC", "", "é", "a\"b\\\n", "€", "😀 and more", "\0", &long] {
+        for sid in ["lv_VI97HAXpY6yYWAAAC", "", "é", "a\"b\\\n", "€", "😀 and more", "\0", &long]
+        {
             let id = || sid.as_bytes().to_vec();
             let sticky = |kind: &str| meaning_of(&[("type", kind.into()), ("data", sid.into())]);
             assert_eq!(sticky("sticky:connection"), Message::StickyConnection { sid: id() });
@@ -465,7 +467,12 @@ mod tests {
     const ASKER: &str = "fedcba9876543210";
 
     /// A packet in the adapter's order of keys.
-    fn packet(kind: i32, data: Option<Js>, nsp: &str, asker: Option<&str>) -> Vec<(&'static str, Js)> {
+    fn packet(
+        kind: i32,
+        data: Option<Js>,
+        nsp: &str,
+        asker: Option<&str>,
+    ) -> Vec<(&'static str, Js)> {
         let mut pairs = vec![("type", kind.into())];
         pairs.extend(data.map(|data| ("data", data)));
         pairs.extend([("uid", UID.into()), ("nsp", nsp.into()), ("source", "_sio_adapter".into())]);
@@ -485,7 +492,8 @@ mod tests {
     fn packets_of_all_kinds() {
         for kind in 1..=13 {
             let introduces = [1, 2, 13].contains(&kind);
-            for nsp in ["/", "/chat", "/é", "/€", "/odd€", "/\"quoted\\", &*"/long".repeat(80)] {
+            for nsp in ["/", "/chat", "/é", "/€", "/odd€", "/\"quoted\\", &*"/long".repeat(80)]
+            {
                 for asker in [None, Some(ASKER)] {
                     let pairs = packet(kind, (!introduces).then(data), nsp, asker);
                     // The same with its keys in another order is the full reader's.
@@ -565,7 +573,9 @@ mod tests {
             let expected = match cmd {
                 "NODE_HANDLE_ACK" => Message::HandleAck,
                 "NODE_x" => Message::Other,
-                _ => by_ends_or_whole(&packet(3, None, "/", None).into_iter().rev().collect::<Vec<_>>()),
+                _ => by_ends_or_whole(
+                    &packet(3, None, "/", None).into_iter().rev().collect::<Vec<_>>(),
+                ),
             };
             assert_eq!(meaning_of(&pairs), expected, "{cmd}");
             let sticky = [("type", "sticky:connection".into()), ("data", "a".into())];
@@ -604,7 +614,8 @@ mod tests {
             }
             // And what a packet carries does not make it another.
             let inner = Js::Object(vec![("e".to_owned(), Leaf::Text(ending.to_owned()))]);
-            let Message::Packet(packet) = by_ends_or_whole(&packet(4, Some(inner), "/", None)) else {
+            let Message::Packet(packet) = by_ends_or_whole(&packet(4, Some(inner), "/", None))
+            else {
                 panic!("not a packet");
             };
             assert_eq!((packet.kind, packet.requester), (PacketKind::SocketsJoin, None));
@@ -647,10 +658,18 @@ mod tests {
 
     #[test]
     fn messages_of_any_shape_mean_the_same_in_both() {
-        const KEYS: &[&str] = &["cmd", "type", "data", "source", "seq", "ack", "act", "key", "x", "€"];
+        const KEYS: &[&str] =
+            &["cmd", "type", "data", "source", "seq", "ack", "act", "key", "x", "€"];
         const WORDS: &[&str] = &[
-            "NODE_CLUSTER", "NODE_HANDLE", "NODE_HANDLE_ACK", "sticky:connection", "_sio_adapter",
-            "close", "online", "exitedAfterDisconnect", "ready",
+            "NODE_CLUSTER",
+            "NODE_HANDLE",
+            "NODE_HANDLE_ACK",
+            "sticky:connection",
+            "_sio_adapter",
+            "close",
+            "online",
+            "exitedAfterDisconnect",
+            "ready",
         ];
         bolero::check!().with_type::<Vec<(u8, Result<u8, Js>)>>().for_each(|choices| {
             let mut pairs: Vec<(&str, Js)> = Vec::new();
@@ -707,7 +726,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn every_value_of_a_live_node_is_passed_over() {
         for (serialization, least) in [(Advanced, 53), (Json, 48)] {
             let Some(frames) = from_node(serialization, include_str!("every_value.js")) else {
@@ -716,7 +734,8 @@ mod tests {
             let mut sessions = 0;
             for frame in &frames {
                 let shown = String::from_utf8_lossy(frame);
-                let mark = if serialization == Advanced { "\"\u{6}before\"" } else { "\"before\":\"" };
+                let mark =
+                    if serialization == Advanced { "\"\u{6}before\"" } else { "\"before\":\"" };
                 let Some((_, name)) = shown.split_once(mark) else {
                     let ready = shown.contains("ready");
                     let expected = if ready { Message::Ready } else { Message::Other };

@@ -183,8 +183,8 @@ fn write(serialization: Serialization, value: Value<'_>) -> Bytes {
 mod tests {
     use super::*;
     use crate::ipc::Serialization::{Advanced, Json};
-    use crate::ipc::message::{Message, read};
     use crate::ipc::javascript::unhex;
+    use crate::ipc::message::{Message, read};
 
     #[test]
     fn constants_are_what_the_writers_write() {
