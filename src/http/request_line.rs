@@ -174,7 +174,6 @@ fn is_token(byte: u8) -> bool {
         let mut byte = 0;
         #[expect(
             clippy::indexing_slicing,
-            clippy::arithmetic_side_effects,
             clippy::cast_possible_truncation,
             reason = "evaluated by the compiler, which refuses a bad index"
         )]

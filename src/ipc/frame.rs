@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_length_over_the_bound_ends_the_stream() {
         let good = advanced(b"0");
-        for got in [MAX_FRAME as u32 + 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+        for got in [u32::try_from(MAX_FRAME).unwrap() + 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let expected = FrameError::TooLong { got: u64::from(got), max: MAX_FRAME };
             let stream = [&good[..], &got.to_be_bytes()[..]].concat();
             for split in 0..=stream.len() {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::memchr;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -14,6 +15,49 @@ use super::value::{Fields, Scalar, Text, Top, Value};
 /// What a line says at the top; None when it cannot be read.
 pub(super) fn read(line: &[u8]) -> Option<Top<'_>> {
     serde_json::from_slice(line).ok()
+}
+
+/// The line with every lone surrogate escaped in it, and every byte that is not UTF-8, as U+FFFD.
+///
+/// JavaScript takes such strings and Node writes them, so a line must not be lost to one. But they are
+/// rare, and the grammar refuses them at once: only then is the line mended and read again.
+pub(super) fn mend(line: &[u8]) -> Vec<u8> {
+    let mut mended = String::from_utf8_lossy(line).into_owned().into_bytes();
+    let mut rest = &mut mended[..];
+    while let Some(at) = memchr(b'\\', rest) {
+        let (_, escape) = std::mem::take(&mut rest).split_at_mut(at);
+        let length = match (surrogate(escape), escape.get(ESCAPE..).and_then(surrogate)) {
+            (Some(Half::High), Some(Half::Low)) => ESCAPE.saturating_mul(2),
+            (Some(_), _) => {
+                if let Some(lone) = escape.first_chunk_mut() {
+                    *lone = REPLACEMENT;
+                }
+                ESCAPE
+            }
+            // Whatever is escaped, it escapes nothing itself.
+            (None, _) => 2,
+        };
+        rest = escape.get_mut(length..).unwrap_or_default();
+    }
+    mended
+}
+
+/// Bytes of an escape in hex digits.
+const ESCAPE: usize = REPLACEMENT.len();
+const REPLACEMENT: [u8; 6] = *b"\\ufffd";
+
+enum Half {
+    High,
+    Low,
+}
+
+/// The half of a character that an escape at the start of `bytes` stands for.
+fn surrogate(bytes: &[u8]) -> Option<Half> {
+    match bytes {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => Some(Half::High),
+        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => Some(Half::Low),
+        _ => None,
+    }
 }
 
 /// A whole line, with its LF.
@@ -107,11 +151,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_i64<E>(self, int: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Int(int))
+        Ok(Scalar::integer(int))
     }
 
     fn visit_u64<E>(self, int: u64) -> Result<Scalar<'de>, E> {
-        Ok(i64::try_from(int).map_or(Scalar::Opaque, Scalar::Int))
+        Ok(i64::try_from(int).map_or(Scalar::Opaque, Scalar::integer))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Scalar<'de>, E> {
@@ -151,5 +195,154 @@ impl Serialize for Value<'_> {
                 map.end()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(line: &[u8]) -> Option<Box<Fields<'_>>> {
+        match read(line) {
+            Some(Top::Object(fields)) => Some(fields),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn values_at_the_top() {
+        for line in ["null\n", "true\n", "1\n", "-1\n", "1.5\n", "[1,{\"a\":[]}]\n", "1e300\n"] {
+            assert_eq!(read(line.as_bytes()), Some(Top::Opaque), "{line}");
+        }
+        for line in ["\"ready\"\n", "\"r\\u0065ady\"\n", " \"ready\" \r\n", "\"ready\""] {
+            let Some(Top::Text(text)) = read(line.as_bytes()) else { panic!("{line}") };
+            assert!(text.is("ready"), "{line}");
+        }
+        for line in ["", "\n", "{", "{}{}\n", "{\"a\":}\n", "{a:1}\n", "nul\n", "\"a\n", "\x02{}\n"]
+        {
+            assert_eq!(read(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn values_of_keys() {
+        let cases = [
+            ("null", Scalar::Absent),
+            ("true", Scalar::Bool(true)),
+            ("0", Scalar::Int(0)),
+            ("-0", Scalar::Int(0)),
+            ("1e3", Scalar::Int(1000)),
+            ("9007199254740992", Scalar::Int(1 << 53)),
+            ("9007199254740994", Scalar::Opaque),
+            ("18446744073709551615", Scalar::Opaque),
+            ("123456789012345678901234567890", Scalar::Opaque),
+            ("1.5", Scalar::Opaque),
+            ("[[],{\"seq\":1}]", Scalar::Opaque),
+            ("{\"seq\":{\"seq\":1}}", Scalar::Opaque),
+            ("\"a\\\"b\"", Scalar::Text(Text::Utf8("a\"b".into()))),
+            ("\"\\ud83d\\ude00\"", Scalar::Text(Text::Utf8("😀".into()))),
+        ];
+        for (value, expected) in cases {
+            let line = format!("{{\"x\":{value},\"seq\":{value},\"y\":[{value}]}}\n");
+            assert_eq!(fields(line.as_bytes()).unwrap().seq, expected, "{value}");
+        }
+        assert_eq!(fields(b"{\"seq\":1,\"s\\u0065q\":2}").unwrap().seq, Scalar::Int(2));
+        assert_eq!(fields(b"{}\n"), Some(Box::default()));
+    }
+
+    #[test]
+    fn a_hostile_depth_costs_neither_stack_nor_time() {
+        for open in ["[", "{\"a\":"] {
+            let line = format!("{{\"x\":{}", open.repeat(1 << 20));
+            assert_eq!(read(line.as_bytes()), None);
+            assert_eq!(read(open.repeat(1 << 20).as_bytes()), None);
+        }
+        let (open, close) = ("[".repeat(1 << 20), "]".repeat(1 << 20));
+        let line = format!("{{\"x\":{open}{close},\"seq\":1}}");
+        assert_eq!(fields(line.as_bytes()).unwrap().seq, Scalar::Int(1));
+    }
+
+    #[test]
+    fn lone_surrogates_are_mended_and_nothing_else() {
+        let cases = [
+            (r#"{"data":"\ud800"}"#, r#"{"data":"\ufffd"}"#),
+            (r#"{"data":"\uDFFFx\ud800"}"#, r#"{"data":"\ufffdx\ufffd"}"#),
+            (r#"{"data":"\ud800\ud83d\ude00"}"#, r#"{"data":"\ufffd\ud83d\ude00"}"#),
+            (r#"{"data":"\ud83d\ude00\ude00"}"#, r#"{"data":"\ud83d\ude00\ufffd"}"#),
+            (r#"{"data":"\\ud800"}"#, r#"{"data":"\\ud800"}"#),
+            (r#"{"data":"\\\ud800"}"#, r#"{"data":"\\\ufffd"}"#),
+            (r#"{"data":"\ud800\\ude00"}"#, r#"{"data":"\ufffd\\ude00"}"#),
+            (r#"{"data":"\ud7ff\ue000\n"}"#, r#"{"data":"\ud7ff\ue000\n"}"#),
+            (r#"{"\udc00":1}"#, r#"{"\ufffd":1}"#),
+        ];
+        for (line, expected) in cases {
+            let mended = mend(line.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&mended), expected);
+            assert!(fields(&mended).is_some(), "{expected}");
+        }
+        // A broken end is left to the reader to refuse.
+        for line in [r"\", r"\u", r"\ud8", r"\ud800", r"\ud800\", r"\ud800\udc", r"\udc0"] {
+            assert_eq!(read(&mend(format!("{{\"data\":\"{line}").as_bytes())), None);
+        }
+        assert_eq!(mend(b"{\"data\":\"\xff\"}"), "{\"data\":\"\u{fffd}\"}".as_bytes());
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        bolero::check!().with_type::<(i32, String)>().for_each(|(int, text)| {
+            let inner = [("a", Value::Text(text))];
+            let object = [
+                ("cmd", Value::Text(text)),
+                ("seq", Value::Int((*int).into())),
+                ("ack", Value::Null),
+                ("data", Value::Object(&inner)),
+            ];
+            let line = write(&Value::Object(&object));
+            assert_eq!(memchr(b'\n', &line), Some(line.len() - 1));
+            let fields = fields(&line).unwrap();
+            assert_eq!(fields.cmd.string().as_ref(), Some(text));
+            assert_eq!(fields.seq, Scalar::Int((*int).into()));
+            assert_eq!((&fields.ack, &fields.data), (&Scalar::Absent, &Scalar::Opaque));
+        });
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        const PARTS: &[&[u8]] = &[
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b"\"",
+            b"\\",
+            b"\\ud800",
+            b"\\udc00",
+            b"\"cmd\":",
+            b"\"a\"",
+            b"1",
+            b"-",
+            b"e",
+            b".",
+            b"null",
+            b"\xff",
+            b"\\u",
+            b"\xe2\x82\xac",
+        ];
+        bolero::check!().with_type::<Vec<u8>>().for_each(|choices| {
+            let assembled: Vec<u8> = choices
+                .iter()
+                .flat_map(|c| PARTS[usize::from(*c) % PARTS.len()])
+                .copied()
+                .collect();
+            for line in [choices, &assembled] {
+                let strict = read(line);
+                let mended = mend(line);
+                if strict.is_some() {
+                    assert_eq!(read(&mended), strict);
+                }
+            }
+        });
     }
 }

@@ -1,21 +1,23 @@
 //! The packets of Socket.IO's cluster adapter, known by their first and last bytes.
 //!
-//! The adapter writes the keys of every packet in one order: `type`, then `data` if there is any, `uid`,
-//! `nsp`, `source`, and in an answer to one worker `requesterUid`. So the kind stands at a fixed place
-//! in front, the mark `source` and the addressee at fixed places before the end, and a broadcast of a
-//! megabyte is classified by looking at some sixty bytes of it. In JSON this proves the structure: a
-//! raw quote behind a raw comma begins a key. In V8's format the number of keys at the end must
-//! fit too; a string could still be made to look so, by an application whose own message starts with
-//! the keys of a packet, and all that it wins is that the message is relayed.
+//! The adapter writes the keys of every packet in one order: `type`, then `data` (an object) if there is
+//! any, `uid`, `nsp`, `source`, and in an answer to one worker `requesterUid`. So everything but the
+//! inside of `data` lies at places that follow from either end, and a broadcast of a megabyte is
+//! classified by looking at some eighty bytes of it. Every one of these bytes is looked at; what is
+//! not proven is that `data` is one value. In JSON the ends are real keys of the outermost object (a raw
+//! quote behind a raw comma begins a key), but others could stand between them. In V8's format
+//! the number of keys must fit, but a string that is last in the message could hold a copy of a
+//! packet's end. Neither happens by chance, and all that an application wins by it is that its own
+//! message is relayed, to adapters that look at its real `source` and drop it.
 //!
 //! Owns the kinds and the [`Uid`]. It refuses to guess: what does not fit is left to the full reader.
 
 use std::fmt;
 
-use memchr::memrchr;
+use memchr::{memmem, memrchr};
 
-use super::Serialization;
 use super::frame::LENGTH_PREFIX;
+use super::{Serialization, v8};
 
 /// A packet of the cluster adapter, to be relayed verbatim.
 #[derive(Debug, PartialEq, Eq, Clone)]
@@ -151,50 +153,75 @@ pub(super) const SOURCE: &str = "_sio_adapter";
 /// Classifies a frame by its ends alone; None when they do not suffice.
 pub(super) fn classify(serialization: Serialization, frame: &[u8]) -> Option<Packet> {
     let (kind, requester) = match serialization {
-        Serialization::Advanced => v8(frame.get(LENGTH_PREFIX..)?)?,
+        Serialization::Advanced => advanced(frame.get(LENGTH_PREFIX..)?)?,
         Serialization::Json => json(frame)?,
     };
     let kind = PacketKind::from(kind);
     (!kind.introduces()).then_some(Packet { kind, uid: None, nsp: None, requester })
 }
 
-fn v8(payload: &[u8]) -> Option<(i64, Option<Uid>)> {
-    let rest = match payload {
-        [0xff, 15 | 16, rest @ ..] => rest.strip_prefix(b"o\"\x04typeI")?,
-        _ => return None,
-    };
-    let (zigzag, rest) = rest.split_first()?;
+/// How far from its end a namespace is looked for, in bytes; a longer one is the full reader's.
+const MAX_NSP: usize = 256;
+
+/// The kind and the addressee of a V8 payload.
+fn advanced(payload: &[u8]) -> Option<(i64, Option<Uid>)> {
+    let [0xff, 15 | 16, rest @ ..] = payload else { return None };
+    let (zigzag, rest) = rest.strip_prefix(b"o\"\x04typeI")?.split_first()?;
     // One byte, not negative: the types up to 63.
     if zigzag & 0x81 != 0 {
         return None;
     }
-    let kind = i64::from(zigzag >> 1);
-    // Keys, and keys of an answer: the count at the end says whether there were others.
-    let (keys, answer_keys) = if rest.starts_with(b"\"\x04data") {
-        (5, 6)
-    } else if rest.starts_with(b"\"\x03uid") {
-        (4, 5)
-    } else {
-        return None;
-    };
-    let (body, [b'{', count]) = rest.split_last_chunk::<2>()? else { return None };
+    let (rest, [b'{', count]) = rest.split_last_chunk::<2>()? else { return None };
+
     const MARK: &[u8] = b"\"\x06source\"\x0c_sio_adapter";
-    if *count == keys && body.ends_with(MARK) {
-        return Some((kind, None));
-    }
-    if *count != answer_keys {
-        return None;
-    }
+    let (rest, requester) = match rest.strip_suffix(MARK) {
+        Some(rest) => (rest, None),
+        None => {
+            let (rest, uid) = strip_v8_uid(rest, b"\"\x0crequesterUid")?;
+            (rest.strip_suffix(MARK)?, Some(uid))
+        }
+    };
+    let rest = strip_v8_nsp(rest)?;
+    let (rest, _) = strip_v8_uid(rest, b"\"\x03uid")?;
+    let data = match rest.strip_prefix(b"\"\x04datao") {
+        // The end of an object, with a number of keys that fits into a byte.
+        Some([.., b'{', 0..0x80]) => true,
+        None if rest.is_empty() => false,
+        _ => return None,
+    };
+    const ALWAYS: u8 = 4; // type, uid, nsp, source
+    let keys = ALWAYS.saturating_add(data.into()).saturating_add(requester.is_some().into());
+    (*count == keys).then(|| (i64::from(zigzag >> 1), requester.and_then(Uid::new)))
+}
+
+/// Takes `key` and its value, an id, from the end.
+fn strip_v8_uid<'a>(bytes: &'a [u8], key: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     const TYPICAL: usize = 16;
     std::iter::once(TYPICAL).chain(1..=Uid::MAX).find_map(|length| {
-        let (head, uid) = body.split_at_checked(body.len().checked_sub(length)?)?;
+        let (head, uid) = bytes.split_at_checked(bytes.len().checked_sub(length)?)?;
         let (head, [b'"', written]) = head.split_last_chunk::<2>()? else { return None };
-        let fits = usize::from(*written) == length
-            && head.strip_suffix(b"\"\x0crequesterUid").is_some_and(|head| head.ends_with(MARK));
-        fits.then(|| (kind, Uid::new(uid)))
+        let head = head.strip_suffix(key)?;
+        (usize::from(*written) == length).then_some((head, uid))
     })
 }
 
+/// Takes the namespace from the end: a string of either width.
+fn strip_v8_nsp(bytes: &[u8]) -> Option<&[u8]> {
+    const KEY: &[u8] = b"\"\x03nsp";
+    const TYPICAL: &[u8] = b"\"\x03nsp\"\x01/";
+    if let Some(head) = bytes.strip_suffix(TYPICAL) {
+        return Some(head);
+    }
+    let (head, tail) = bytes.split_at_checked(bytes.len().saturating_sub(MAX_NSP))?;
+    let key = memmem::rfind(tail, KEY)?;
+    let nsp = tail.get(key.checked_add(KEY.len())?..)?;
+    if !v8::is_text(nsp) {
+        return None;
+    }
+    bytes.get(..head.len().checked_add(key)?)
+}
+
+/// The kind and the addressee of a line.
 fn json(line: &[u8]) -> Option<(i64, Option<Uid>)> {
     let rest = line.strip_prefix(b"{\"type\":")?;
     let (kind, rest) = match rest {
@@ -204,19 +231,34 @@ fn json(line: &[u8]) -> Option<(i64, Option<Uid>)> {
         }
         _ => return None,
     };
-    if !rest.starts_with(b"\"data\":") && !rest.starts_with(b"\"uid\":") {
-        return None;
-    }
-    let body = rest.strip_suffix(b"\"}\n")?;
-    if body.ends_with(b",\"source\":\"_sio_adapter") {
-        return Some((kind, None));
-    }
-    let tail = body.get(body.len().saturating_sub(Uid::MAX.saturating_add(1))..)?;
+
+    const MARK: &[u8] = b",\"source\":\"_sio_adapter\"";
+    let rest = rest.strip_suffix(b"}\n")?;
+    let (rest, requester) = match rest.strip_suffix(MARK) {
+        Some(rest) => (rest, None),
+        None => {
+            let (rest, uid) = strip_json_text(rest, b",\"requesterUid\":", Uid::MAX)?;
+            (rest.strip_suffix(MARK)?, Some(uid))
+        }
+    };
+    let (rest, _) = strip_json_text(rest, b",\"nsp\":", MAX_NSP)?;
+    let (rest, _) = strip_json_text(rest, b"\"uid\":", Uid::MAX)?;
+    let whole = match rest.strip_prefix(b"\"data\":{") {
+        Some(data) => data.ends_with(b"},"),
+        None => rest.is_empty(),
+    };
+    whole.then(|| (kind, requester.and_then(Uid::new)))
+}
+
+/// Takes `key` and its value, a string of at most `max` bytes without escapes, from the end.
+fn strip_json_text<'a>(line: &'a [u8], key: &[u8], max: usize) -> Option<(&'a [u8], &'a [u8])> {
+    let line = line.strip_suffix(b"\"")?;
+    let (_, tail) = line.split_at_checked(line.len().saturating_sub(max.saturating_add(1)))?;
     let length = tail.len().checked_sub(memrchr(b'"', tail)?.checked_add(1)?)?;
-    let (head, uid) = body.split_at_checked(body.len().checked_sub(length)?)?;
-    let fits = !uid.contains(&b'\\')
-        && head.ends_with(b",\"source\":\"_sio_adapter\",\"requesterUid\":\"");
-    fits.then(|| (kind, Uid::new(uid)))
+    let (head, text) = line.split_at_checked(line.len().checked_sub(length)?)?;
+    // The quote itself is not escaped: a colon stands before it.
+    let head = head.strip_suffix(b"\"")?.strip_suffix(key)?;
+    (!text.contains(&b'\\')).then_some((head, text))
 }
 
 #[cfg(test)]
@@ -241,28 +283,84 @@ mod tests {
         assert_eq!(Uid::new(b"\xe9"), None);
     }
 
+    /// The two halves of a packet, around what its data holds.
+    fn halves(serialization: Serialization, answer: bool) -> (&'static [u8], &'static [u8]) {
+        match (serialization, answer) {
+            (Serialization::Advanced, false) => (
+                b"\0\0\0\0\xff\x0fo\"\x04typeI\x06\"\x04datao",
+                b"{\x02\"\x03uid\"\x03abc\"\x03nsp\"\x01/\"\x06source\"\x0c_sio_adapter{\x05",
+            ),
+            (Serialization::Advanced, true) => (
+                b"\0\0\0\0\xff\x0fo\"\x04typeI\x10\"\x04datao",
+                b"{\x02\"\x03uid\"\x03abc\"\x03nsp\0c\x04/\0\xac\x20\"\x06source\"\x0c_sio_adapter\
+                  \"\x0crequesterUid\"\x01a{\x06",
+            ),
+            (Serialization::Json, false) => (
+                b"{\"type\":3,\"data\":{",
+                b"},\"uid\":\"abc\",\"nsp\":\"/\",\"source\":\"_sio_adapter\"}\n",
+            ),
+            (Serialization::Json, true) => (
+                b"{\"type\":8,\"data\":{",
+                b"},\"uid\":\"abc\",\"nsp\":\"/\xe2\x82\xac\",\"source\":\"_sio_adapter\",\
+                  \"requesterUid\":\"a\"}\n",
+            ),
+        }
+    }
+
+    #[test]
+    fn every_byte_of_the_ends_counts() {
+        for answer in [false, true] {
+            let (head, tail) = halves(Serialization::Advanced, answer);
+            let frame = [head, b"x", tail].concat();
+            assert!(classify(Serialization::Advanced, &frame).is_some());
+            for at in LENGTH_PREFIX..frame.len() {
+                let mut frame = frame.clone();
+                // Padding is nothing, and the data's inside is not looked at.
+                if frame.remove(at) != 0 && at != head.len() {
+                    assert_eq!(classify(Serialization::Advanced, &frame), None, "{at}");
+                }
+            }
+        }
+        for answer in [false, true] {
+            let (head, tail) = halves(Serialization::Json, answer);
+            let frame = [head, b"x", tail].concat();
+            assert!(classify(Serialization::Json, &frame).is_some());
+            for at in (0..frame.len()).filter(|at| b"{}\":,".contains(&frame[*at])) {
+                let mut frame = frame.clone();
+                frame.remove(at);
+                assert_eq!(classify(Serialization::Json, &frame), None, "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_ends_like_a_packet_is_none() {
+        // Each a message of the application's, as its worker would write it: five keys, and a string at
+        // the end that holds the mark, the mark and a namespace, and all but one byte of the rest.
+        const MARK: &str = "\"\x06source\"\x0c_sio_adapter";
+        for ending in [
+            MARK.to_owned(),
+            format!("\"\x03nsp\"\x01/{MARK}"),
+            format!("\"\x03uid\"\x03ab\"\x03nsp\"\x01/{MARK}"),
+            format!("{{\"\x03uid\"\x03abc\"\x03nsp\"\x01/{MARK}"),
+        ] {
+            let mut frame = b"\0\0\0\0\xff\x0fo\"\x04typeI\x06\"\x04datao{\0".to_vec();
+            frame.extend(b"\"\x01aI\x02\"\x01bI\x02\"\x01c\"");
+            frame.push(u8::try_from(ending.len()).unwrap());
+            frame.extend(ending.as_bytes());
+            frame.extend(b"{\x05");
+            assert_eq!(classify(Serialization::Advanced, &frame), None, "{ending:?}");
+        }
+    }
+
     #[test]
     fn any_bytes_are_survived() {
         bolero::check!().with_type::<(bool, bool, Vec<u8>)>().for_each(|(json, answer, middle)| {
-            let mut frame = Vec::new();
             let serialization = if *json { Serialization::Json } else { Serialization::Advanced };
-            if *json {
-                frame.extend(b"{\"type\":8,\"data\":");
-                frame.extend(middle);
-                frame.extend(b",\"source\":\"_sio_adapter\"");
-                frame.extend(if *answer { &b",\"requesterUid\":\"a\"}\n"[..] } else { b"}\n" });
-            } else {
-                frame.extend(b"\0\0\0\0\xff\x0fo\"\x04typeI\x10\"\x04data");
-                frame.extend(middle);
-                frame.extend(b"\"\x06source\"\x0c_sio_adapter");
-                frame.extend(if *answer {
-                    &b"\"\x0crequesterUid\"\x01a{\x06"[..]
-                } else {
-                    b"{\x05"
-                });
-            }
+            let (head, tail) = halves(serialization, *answer);
+            let frame = [head, middle, tail].concat();
             let packet = classify(serialization, &frame).unwrap();
-            assert_eq!(packet.requester.is_some(), *answer);
+            assert_eq!(packet.requester, answer.then(|| Uid::new(b"a").unwrap()));
             for cut in 0..frame.len() {
                 classify(serialization, &frame[cut..]);
                 classify(serialization, &frame[..cut]);

@@ -23,7 +23,8 @@ pub struct SockName {
 }
 
 const CLUSTER: Value<'static> = Text("NODE_CLUSTER");
-const HANDLE: Value<'static> = Text("NODE_HANDLE");
+/// What a message is called that a socket comes with.
+pub(super) const HANDLE: &str = "NODE_HANDLE";
 
 #[cfg(test)]
 const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
@@ -31,7 +32,7 @@ const HANDLE_ACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_ACK"))]);
 const HANDLE_NACK: Value<'static> = Object(&[("cmd", Text("NODE_HANDLE_NACK"))]);
 #[cfg(test)]
 const STICKY_CONNECTION: Value<'static> = Object(&[
-    ("cmd", HANDLE),
+    ("cmd", Text(HANDLE)),
     ("type", Text("net.Socket")),
     ("msg", Object(&[("type", Text("sticky:connection")), ("data", Text(""))])),
 ]);
@@ -156,7 +157,7 @@ pub fn adapter_close(serialization: Serialization, uid: &Uid, nsp: &str) -> Byte
 }
 
 fn native_handle(serialization: Serialization, message: &[(&str, Value<'_>)]) -> Bytes {
-    let envelope = [("cmd", HANDLE), ("type", Text("net.Native")), ("msg", Object(message))];
+    let envelope = [("cmd", Text(HANDLE)), ("type", Text("net.Native")), ("msg", Object(message))];
     write(serialization, Object(&envelope))
 }
 
@@ -182,8 +183,8 @@ fn write(serialization: Serialization, value: Value<'_>) -> Bytes {
 mod tests {
     use super::*;
     use crate::ipc::Serialization::{Advanced, Json};
+    use crate::ipc::javascript::unhex;
     use crate::ipc::message::{Message, read};
-    use crate::ipc::unhex;
 
     #[test]
     fn constants_are_what_the_writers_write() {
@@ -211,6 +212,119 @@ mod tests {
                 assert_eq!(packet.kind, PacketKind::AdapterClose);
                 assert_eq!((packet.uid, packet.nsp.as_deref()), (Some(uid), Some(nsp)));
             }
+        }
+    }
+
+    /// A reply is right in both serializations if it is this line, and V8's bytes say the same.
+    fn assert_reply(reply: impl Fn(Serialization) -> Bytes, line: &str) {
+        assert_eq!(String::from_utf8_lossy(&reply(Json)), format!("{line}\n"));
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut payload = vec![0xff, 0x0f];
+        v8_of(&value, line, &mut payload);
+        let length = u32::try_from(payload.len()).unwrap();
+        assert_eq!(reply(Advanced), [&length.to_be_bytes()[..], &payload].concat(), "{line}");
+    }
+
+    /// What V8 would write of a value; its keys in the order in which they stand in the line.
+    fn v8_of(value: &serde_json::Value, line: &str, payload: &mut Vec<u8>) {
+        use serde_json::Value as J;
+        let text = |text: &str, payload: &mut Vec<u8>| {
+            payload.extend([b'"', u8::try_from(text.len()).unwrap()]);
+            payload.extend(text.as_bytes());
+        };
+        match value {
+            J::Null => payload.push(b'0'),
+            J::Number(number) => {
+                let zigzag = match number.as_i64().unwrap() {
+                    below @ ..0 => below.unsigned_abs() * 2 - 1,
+                    int => int.unsigned_abs() * 2,
+                };
+                payload.push(b'I');
+                match zigzag {
+                    0..0x80 => payload.push(u8::try_from(zigzag).unwrap()),
+                    0x80..0x4000 => payload.extend(
+                        [zigzag & 0x7f | 0x80, zigzag >> 7].map(|b| u8::try_from(b).unwrap()),
+                    ),
+                    _ => panic!("{zigzag} is not needed"),
+                }
+            }
+            J::String(string) => text(string, payload),
+            J::Object(pairs) => {
+                payload.push(b'o');
+                let mut pairs: Vec<_> = pairs.iter().collect();
+                pairs.sort_by_key(|(key, _)| line.find(&format!("\"{key}\":")));
+                for (key, value) in &pairs {
+                    text(key, payload);
+                    v8_of(value, line, payload);
+                }
+                payload.extend([b'{', u8::try_from(pairs.len()).unwrap()]);
+            }
+            _ => panic!("{value} is not needed"),
+        }
+    }
+
+    #[test]
+    fn replies_have_the_shapes_of_nodes_primary() {
+        assert_reply(
+            |s| new_connection(s, "k", 5),
+            r#"{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":"k","seq":5}}"#,
+        );
+        let name = SockName { address: "0.0.0.0".to_owned(), family: "IPv4", port: 3000 };
+        assert_reply(
+            |s| listen_reply(s, 1, 100, "k", Some(&name)),
+            r#"{"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":null,"sockname":{"address":"0.0.0.0","family":"IPv4","port":3000},"seq":100}"#,
+        );
+        assert_reply(
+            |s| listen_reply(s, 1, 0, "k", None),
+            r#"{"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":null,"seq":0}"#,
+        );
+        assert_reply(
+            |s| listen_error(s, 1, 2, "k", -98),
+            r#"{"cmd":"NODE_CLUSTER","errno":-98,"key":"k","ack":1,"data":null,"seq":2}"#,
+        );
+        assert_reply(
+            |s| shared_handle_reply(s, 1, 2, "k"),
+            r#"{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","errno":0,"key":"k","ack":1,"data":null,"seq":2}}"#,
+        );
+        assert_reply(|s| cluster_ack(s, 63, 64), r#"{"cmd":"NODE_CLUSTER","ack":63,"seq":64}"#);
+        assert_reply(|s| disconnect(s, 0), r#"{"cmd":"NODE_CLUSTER","act":"disconnect","seq":0}"#);
+        assert_reply(
+            |s| socket_all_closed(s, "4:a:1"),
+            r#"{"cmd":"NODE_SOCKET_ALL_CLOSED","key":"4:a:1"}"#,
+        );
+        assert_reply(
+            |s| socket_count(s, "k", 2),
+            r#"{"cmd":"NODE_SOCKET_COUNT","key":"k","count":2}"#,
+        );
+        assert_reply(shutdown, r#""shutdown""#);
+        let uid = Uid::new(b"0123456789abcdef").unwrap();
+        assert_reply(
+            |s| adapter_close(s, &uid, "/"),
+            r#"{"type":13,"uid":"0123456789abcdef","nsp":"/","source":"_sio_adapter"}"#,
+        );
+        assert_reply(
+            sticky_connection,
+            r#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{"type":"sticky:connection","data":""}}"#,
+        );
+    }
+
+    #[test]
+    fn the_frames_of_every_socket_are_what_node_was_seen_to_write() {
+        let cases = [
+            (handle_ack(Advanced), "0000001b ff0f6f2203636d64220f4e4f44455f48414e444c455f41434b7b01"),
+            (
+                handle_nack(Advanced),
+                "0000001c ff0f6f2203636d6422104e4f44455f48414e444c455f4e41434b7b01",
+            ),
+            (
+                sticky_connection(Advanced),
+                "00000052 ff0f6f2203636d64220b4e4f44455f48414e444c45220474797065220a6e65742e536f636b
+                 657422036d73676f2204747970652211737469636b793a636f6e6e656374696f6e22046461746122
+                 007b027b03",
+            ),
+        ];
+        for (frame, hex) in cases {
+            assert_eq!(frame, unhex(hex));
         }
     }
 }

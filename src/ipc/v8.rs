@@ -7,6 +7,7 @@
 //! the frame has no structure, and the value is unreadable.
 
 use super::frame::LENGTH_PREFIX;
+use super::reply::HANDLE;
 use super::value::{Fields, Scalar, Text, Top, Value};
 
 /// First byte of every serialized value, in front of the version.
@@ -82,18 +83,20 @@ pub(super) fn read(payload: &[u8]) -> Option<Top<'_>> {
     }
     let mut fields = Box::<Fields<'_>>::default();
     loop {
-        let key = cursor.tag()?;
-        if key == tag::END_OBJECT {
-            return Some(Top::Object(fields));
-        }
-        let key = cursor.scalar(key)?;
-        let value = cursor.tag()?;
-        let value = cursor.scalar(value)?;
-        // A key that looks like an array index is a number, and none that is looked for.
-        if let Scalar::Text(key) = key {
-            fields.set(&key, value);
+        match cursor.field(&mut fields) {
+            Some(true) => {}
+            Some(false) => return Some(Top::Object(fields)),
+            // A socket comes with it, and a worker without an answer never sends anything again: a
+            // value of the application's that some later V8 writes is no reason to let it wait.
+            None => return fields.cmd.is(HANDLE).then_some(Top::Object(fields)),
         }
     }
+}
+
+/// Whether `bytes` are one string, to their last byte.
+pub(super) fn is_text(bytes: &[u8]) -> bool {
+    let mut cursor = Cursor { rest: bytes };
+    cursor.skip_text().is_some() && cursor.rest.is_empty()
 }
 
 #[derive(Debug)]
@@ -102,14 +105,30 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// One key of an object, and its value; false at the object's end.
+    fn field(&mut self, fields: &mut Fields<'a>) -> Option<bool> {
+        let tag = self.tag()?;
+        if tag == tag::END_OBJECT {
+            return Some(false);
+        }
+        let key = self.scalar(tag)?;
+        let tag = self.tag()?;
+        let value = self.scalar(tag)?;
+        // A key that looks like an array index is a number, and none that is looked for.
+        if let Scalar::Text(key) = key {
+            fields.set(&key, value);
+        }
+        Some(true)
+    }
+
     /// The value that `tag` begins: itself if it is a scalar, otherwise passed over.
     fn scalar(&mut self, tag: u8) -> Option<Scalar<'a>> {
         Some(match tag {
             tag::UNDEFINED | tag::NULL => Scalar::Absent,
             tag::TRUE => Scalar::Bool(true),
             tag::FALSE => Scalar::Bool(false),
-            tag::INT32 => Scalar::Int(unzigzag(self.varint()?)),
-            tag::UINT32 => Scalar::Int(i64::try_from(self.varint()?).ok()?),
+            tag::INT32 => Scalar::integer(unzigzag(self.varint()?)),
+            tag::UINT32 => Scalar::integer(i64::try_from(self.varint()?).ok()?),
             tag::DOUBLE => Scalar::number(f64::from_le_bytes(self.array()?)),
             tag::LATIN1 | tag::UTF16 | tag::UTF8 => Scalar::Text(self.text(tag)?),
             _ => {
@@ -426,5 +445,226 @@ impl Writer {
             }
             self.frame.push(low | 0x80);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::javascript::{Js, send, unhex};
+    use super::*;
+    use crate::ipc::Serialization::Advanced;
+
+    /// The payload of a frame whose length prefix is right.
+    fn payload(frame: &[u8]) -> &[u8] {
+        let (prefix, payload) = frame.split_first_chunk().unwrap();
+        assert_eq!(usize::try_from(u32::from_be_bytes(*prefix)).unwrap(), payload.len());
+        payload
+    }
+
+    fn fields(payload: &[u8]) -> Option<Box<Fields<'_>>> {
+        match read(payload) {
+            Some(Top::Object(fields)) => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// The frames a Node worker wrote, one for each kind of value.
+    fn corpus() -> Vec<Vec<u8>> {
+        let lines = include_str!("every_value.hex").lines().filter(|line| !line.starts_with('#'));
+        lines.map(unhex).collect()
+    }
+
+    #[test]
+    fn a_value_of_any_kind_ends_where_the_next_key_begins() {
+        let mut objects = 0;
+        for frame in corpus() {
+            let payload = payload(&frame);
+            // Node's other top-level values.
+            if !payload.starts_with(b"\xff\x0fo\"\x06before") {
+                assert!(matches!(read(payload), Some(Top::Opaque | Top::Text(_))), "{payload:x?}");
+                continue;
+            }
+            objects += 1;
+            let fields = fields(payload).unwrap_or_else(|| panic!("unreadable: {payload:x?}"));
+            assert!(fields.kind.is("sticky:connection"), "{payload:x?}");
+            let sid = fields.data.string().unwrap();
+            let name = &payload[b"\xff\x0fo\"\x06before\"?".len()..];
+            assert!(name.starts_with(sid.strip_prefix("end-").unwrap().as_bytes()), "{sid}");
+        }
+        assert!(objects > 50, "{objects}");
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_short_is_unreadable() {
+        for frame in corpus() {
+            let payload = payload(&frame);
+            // An object's count at the end is the only thing that nothing depends on.
+            let least = payload.len() - usize::from(payload.ends_with(b"{\x04"));
+            for cut in 0..least {
+                assert_eq!(read(&payload[..cut]), None, "{cut} of {payload:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tag_that_nobody_knows_hides_the_rest() {
+        for tag in (0..=u8::MAX).filter(|tag| !tag.is_ascii_graphic() && *tag != tag::PADDING) {
+            let head = b"\xff\x0fo\"\x04type\"\x11sticky:connection\"\x01v".as_slice();
+            assert_eq!(read(&[head, &[tag], b"\"\x04data\"\x01a{\x03"].concat()), None);
+        }
+        // A host object of a kind that Node does not have, an error with a part V8's do not have.
+        for value in ["5c02 00", "5c", "7271", "7b", "2e", "24 00 00", "3f"] {
+            let value = unhex(value);
+            assert_eq!(read(&[b"\xff\x0fo\"\x01v", &value[..], b"{\x01"].concat()), None);
+        }
+    }
+
+    #[test]
+    fn the_socket_is_known_even_when_its_message_is_not() {
+        let head = b"\xff\x0fo\"\x03cmd\"\x0bNODE_HANDLE\"\x04type\"\x0anet.Socket\"\x03msg\x99";
+        assert!(fields(head).unwrap().cmd.is("NODE_HANDLE"));
+        let ack = b"\xff\x0fo\"\x03cmd\"\x0fNODE_HANDLE_ACK\"\x03msg\x99";
+        assert_eq!(fields(ack), None);
+    }
+
+    #[test]
+    fn versions() {
+        for version in 0..=u8::MAX {
+            let readable = read(&[VERSION_TAG, version, tag::NULL]).is_some();
+            assert_eq!(readable, version == VERSION || version == VERSION_DENO, "{version}");
+        }
+        assert_eq!(read(b""), None);
+        assert_eq!(read(b"\xff"), None);
+        assert_eq!(read(b"\xff\x0f"), None);
+        assert_eq!(read(b"\xff\xff\x0f0"), None);
+    }
+
+    #[test]
+    fn numbers() {
+        let cases = [
+            ("4900", Scalar::Int(0)),
+            ("4901", Scalar::Int(-1)),
+            ("490a", Scalar::Int(5)),
+            ("49feffffff0f", Scalar::Int(i64::from(i32::MAX))),
+            ("49ffffffff0f", Scalar::Int(i64::from(i32::MIN))),
+            ("5580d0acf30e", Scalar::Int(4_000_000_000)),
+            ("4e0000000065cded41", Scalar::Int(4_000_000_000)),
+            ("4e000000000000f83f", Scalar::Opaque),
+            ("5500", Scalar::Int(0)),
+            // More than JavaScript has.
+            ("55ffffffffffffffff7f", Scalar::Opaque),
+            ("49ffffffffffffffff7f", Scalar::Opaque),
+            ("5f", Scalar::Absent),
+            ("30", Scalar::Absent),
+            ("54", Scalar::Bool(true)),
+            ("46", Scalar::Bool(false)),
+        ];
+        for (hex, expected) in cases {
+            let frame = [b"\xff\x0fo\"\x03seq", &unhex(hex)[..], b"{\x01"].concat();
+            assert_eq!(fields(&frame).unwrap().seq, expected, "{hex}");
+        }
+        // A varint that does not end.
+        let frame = [b"\xff\x0fo\"\x03seqU", &[0x80; 12][..], b"\x01{\x01"].concat();
+        assert_eq!(fields(&frame), None);
+    }
+
+    #[test]
+    fn strings_of_either_width_and_their_padding() {
+        let cases = [
+            ("ff0f6f 22 01 61 63 02 ac20 7b01", "a"),
+            ("ff0f6f 22 02 6161 00 63 02 ac20 7b01", "aa"),
+        ];
+        for (hex, key) in cases {
+            assert_eq!(write(&Value::Object(&[(key, Value::Text("€"))]))[4..], unhex(hex)[..]);
+            assert!(fields(&unhex(hex)).is_some());
+        }
+        let frame = unhex("ff0f6f 22 04 64617461 00 00 63 04 3dd8 00de 7b01");
+        assert_eq!(fields(&frame).unwrap().data.string().as_deref(), Some("😀"));
+        let frame = unhex("ff0f6f 22 04 64617461 53 03 e282ac 7b01");
+        assert_eq!(fields(&frame).unwrap().data.string().as_deref(), Some("€"));
+        // An odd number of bytes has half a unit too many, and half a unit is nothing.
+        let frame = unhex("ff0f6f 22 04 64617461 63 03 ac20 ac 7b01");
+        assert_eq!(fields(&frame).unwrap().data.string().as_deref(), Some("€"));
+        assert_eq!(read(&unhex("ff0f 22 05 7265616479")), Some(Top::Text(Text::Latin1(b"ready"))));
+    }
+
+    #[test]
+    fn buffers_of_node() {
+        let frame = unhex("ff0f6f 22 04 64617461 5c 00 0a 03 010203 22 04 74797065 49 06 7b02");
+        let fields = fields(&frame).unwrap();
+        assert_eq!((&fields.data, fields.kind.int()), (&Scalar::Opaque, Some(3)));
+    }
+
+    #[test]
+    fn the_last_of_equal_keys_counts_and_index_keys_do_not() {
+        let frame = unhex("ff0f6f 22 03 736571 49 02 49 00 22 01 78 22 03 736571 49 04 7b03");
+        assert_eq!(fields(&frame).unwrap().seq, Scalar::Int(2));
+    }
+
+    #[test]
+    fn a_hostile_depth_costs_neither_stack_nor_time() {
+        for open in [&b"o\"\0"[..], b"A\x01", b";", b"'", b"\\\x01", b"?\0", b"rc"] {
+            let payload = [b"\xff\x0fo\"\x01a", open.repeat(1 << 20).as_slice()].concat();
+            assert_eq!(read(&payload), None);
+        }
+        // What is deep but within the bound ends where it should.
+        let deep = [b"A\x01".repeat(MAX_DEPTH), b"$\0\x01".repeat(MAX_DEPTH)].concat();
+        let payload = [b"\xff\x0fo\"\x01a", &deep[..], b"\"\x03seqI\x04{\x02"].concat();
+        assert_eq!(fields(&payload).unwrap().seq, Scalar::Int(2));
+    }
+
+    #[test]
+    fn lengths_beyond_the_frame_are_refused() {
+        for tag in [b"\"", b"c", b"S", b"B", b"Z", b"z"] {
+            let endless = &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f][..];
+            for length in [endless, &[0xff, 0xff, 0xff, 0xff, 0x0f], &[9]] {
+                let payload = [b"\xff\x0fo\"\x01a", &tag[..], length, b"x{\x01"].concat();
+                assert_eq!(read(&payload), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_writer_writes_what_the_test_writer_writes() {
+        bolero::check!().with_type::<(i32, String)>().for_each(|(int, text)| {
+            let value = [
+                ("cmd", Value::Text(text)),
+                ("ü", Value::Int((*int).into())),
+                ("€", Value::Null),
+                ("msg", Value::Object(&[("t", Value::Text(text))])),
+            ];
+            let written = write(&Value::Object(&value));
+            let inner = super::super::javascript::Leaf::Text(text.clone());
+            let message = [
+                ("cmd", Js::Text(text.clone())),
+                ("ü", Js::Int(*int)),
+                ("€", Js::Null),
+                ("msg", Js::Object(vec![("t".to_owned(), inner)])),
+            ];
+            assert_eq!(written, send(Advanced, &message));
+            let fields = fields(payload(&written)).unwrap();
+            assert_eq!(fields.cmd.string().as_ref(), Some(text));
+        });
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            read(bytes);
+            read(&[&[VERSION_TAG, VERSION][..], bytes].concat());
+            read(&[b"\xff\x0fo\"\x01a", &bytes[..]].concat());
+        });
+    }
+
+    #[test]
+    fn any_change_to_a_real_frame_is_survived() {
+        let corpus = corpus();
+        bolero::check!().with_type::<(u8, u16, u8, u16, u8)>().for_each(|(which, a, x, b, y)| {
+            let mut frame = corpus[usize::from(*which) % corpus.len()].clone();
+            let length = frame.len();
+            frame[usize::from(*a) % length] = *x;
+            frame[usize::from(*b) % length] ^= *y;
+            read(&frame[LENGTH_PREFIX..]);
+        });
     }
 }

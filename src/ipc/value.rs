@@ -48,6 +48,12 @@ impl<'a> Scalar<'a> {
         Self::Opaque
     }
 
+    /// An integer as the frame has it.
+    pub(super) fn integer(int: i64) -> Self {
+        const EXACT: u64 = 1 << 53;
+        if int.unsigned_abs() <= EXACT { Self::Int(int) } else { Self::Opaque }
+    }
+
     pub(super) fn int(&self) -> Option<i64> {
         match self {
             Self::Int(int) => Some(*int),
