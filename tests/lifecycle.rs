@@ -78,7 +78,7 @@ both_engines! {
             eprintln!("skipped: no PID namespace may be made here");
             return;
         }
-        let router = Router::on(engine).workers(1).app("orphan").as_process_1().spawn();
+        let router = Router::on(engine).workers(1).app("orphan").in_a_pid_namespace().spawn();
         router.output("its orphan's end", |l| l.contains("is collected").then_some(()));
     }
 

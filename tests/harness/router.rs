@@ -116,7 +116,7 @@ impl Builder {
     }
 
     /// In a PID namespace of its own, whose end ends everything in it.
-    pub fn as_process_1(mut self) -> Self {
+    pub fn in_a_pid_namespace(mut self) -> Self {
         self.process_1 = true;
         self
     }
