@@ -6,7 +6,7 @@
 //! accepted (the usual case, thanks to `TCP_DEFER_ACCEPT`) never meets epoll at all.
 //!
 //! A waiting task holds a share of its descriptor, so whoever is done with one interrupts the task
-//! ([`Interrupt`]): a socket handed to a worker must not stay open here for the life of its
+//! (`Interrupt`): a socket handed to a worker must not stay open here for the life of its
 //! connection.
 
 use std::cell::{Cell, RefCell};
