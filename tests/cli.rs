@@ -230,6 +230,24 @@ fn the_readme_tells_the_bounds_that_hold() {
     }
 }
 
+#[test]
+fn where_io_uring_is_forbidden_auto_takes_portable_and_says_why() {
+    let router = Router::on_any_engine().without_io_uring().start();
+    router.lives();
+    let text = router.log.text();
+    assert!(text.contains("\"engine\":\"portable\""), "{text}");
+    assert!(text.contains("io_uring cannot be used here"), "{text}");
+    assert!(text.contains("Operation not permitted"), "{text}");
+}
+
+#[test]
+fn where_io_uring_is_forbidden_uring_is_an_error_that_says_what_to_do() {
+    let router = Router::on_any_engine().without_io_uring().option("--engine", "uring");
+    let (status, text) = router.fails();
+    assert_eq!(status.code(), Some(1));
+    says(&text, &["io_uring", "Operation not permitted", "--engine portable"]);
+}
+
 /// One option as either page tells it.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {

@@ -53,3 +53,30 @@ pub fn fds(pid: u32) -> BTreeMap<u32, String> {
         })
         .collect()
 }
+
+/// Makes io_uring_setup fail with EPERM in the command to be, as Docker's default profile does.
+pub fn forbid_io_uring(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let load_number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let jump_if_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let filter = [
+        step(load_number, 0, 0, 0),
+        step(jump_if_equal, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let mut filter = filter;
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: prctl reads `program`, which is alive for the call, and nothing else.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+        };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}

@@ -29,6 +29,7 @@ pub struct Builder {
     log_format: &'static str,
     app_args: Vec<OsString>,
     process_1: bool,
+    no_io_uring: bool,
 }
 
 impl Router {
@@ -45,7 +46,13 @@ impl Router {
             log_format: "json",
             app_args: Vec::new(),
             process_1: false,
+            no_io_uring: false,
         }
+    }
+
+    /// The same, with the engine left to the router.
+    pub fn on_any_engine() -> Builder {
+        Builder { arguments: Vec::new(), ..Self::on(Engine::Portable) }
     }
 }
 
@@ -121,6 +128,12 @@ impl Builder {
         self
     }
 
+    /// Where io_uring is forbidden, in the way container runtimes do it.
+    pub fn without_io_uring(mut self) -> Self {
+        self.no_io_uring = true;
+        self
+    }
+
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -162,6 +175,9 @@ impl Builder {
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
+        }
+        if self.no_io_uring {
+            super::process::forbid_io_uring(&mut command);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the router starts");
