@@ -70,11 +70,12 @@ pub fn forbid_io_uring(command: &mut std::process::Command) {
     let install = move || {
         let mut filter = filter;
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-        // SAFETY: prctl reads `program`, which is alive for the call, and nothing else.
-        let result = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-                | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
-        };
+        // SAFETY: takes numbers only.
+        let no_privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        let (kind, program) = (libc::SECCOMP_MODE_FILTER, &raw const program);
+        // SAFETY: prctl reads `program` and the filter it points to, both alive for the call.
+        let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, kind, program) };
+        let result = no_privileges | filtered;
         if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.

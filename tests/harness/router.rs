@@ -177,7 +177,7 @@ impl Builder {
             command.current_dir(directory);
         }
         if self.no_io_uring {
-            super::process::forbid_io_uring(&mut command);
+            process::forbid_io_uring(&mut command);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the router starts");
