@@ -16,16 +16,16 @@ pub mod process;
 pub mod scm;
 pub mod socket;
 pub mod uring;
-
 pub mod wake;
 pub mod watched;
 
 /// Runs a libc call and turns -1 into the `errno` it left behind, so that a call reads like its
-/// man page.
+/// man page. Only for calls whose pointers are null or made of references in the same expression;
+/// a comment beside each use says which.
 macro_rules! syscall {
     ($name:ident ( $($arg:expr),* $(,)? )) => {{
-        // SAFETY: the arguments are owned or borrowed by the caller for the length of the call;
-        // the wrapper that expands this says why each pointer is valid.
+        // SAFETY: every pointer among the arguments is null or to memory that the expanding
+        // function borrows for the length of the call, as it says beside the use.
         let result = unsafe { libc::$name($($arg),*) };
         if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
     }};

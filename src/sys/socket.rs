@@ -118,6 +118,7 @@ pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let none = std::ptr::null_mut();
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // The pointers are null: nobody asks for the peer's address.
     let fd = syscall!(accept4(listener.as_raw_fd(), none, none.cast(), flags))?;
     // SAFETY: accept4 has just made this descriptor and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -154,6 +155,7 @@ pub fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
 pub fn peer_has_finished(socket: BorrowedFd<'_>) -> bool {
     // nix's PollFlags lacks POLLRDHUP.
     let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // The pointer is to `entry`, one entry long as the count says.
     let answered = syscall!(poll(&raw mut entry, 1, 0));
     let end = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
     answered.is_ok() && entry.revents & end != 0
@@ -219,6 +221,7 @@ fn bind_inet(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     let pointer = (&raw const value).cast();
     let length = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(4);
+    // The pointer is to `value`, of the length given.
     syscall!(setsockopt(socket.as_raw_fd(), level, name, pointer, length))?;
     Ok(())
 }
