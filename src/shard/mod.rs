@@ -13,6 +13,7 @@
 //! | `workers` | its channels: messages, hand-offs, relay, back-pressure |
 //! | `connection`, `channel`, `handoff`, `relay`, `listener`, `ring` | the parts |
 //! | `uring`, `portable` | the two engines: they own the descriptors and carry the actions out |
+//! | `engine` | what the two have in common |
 //!
 //! The core never blocks and makes no system call; the engines decide nothing.
 
@@ -20,6 +21,7 @@ pub mod channel;
 mod clients;
 pub mod connection;
 pub mod core;
+mod engine;
 pub mod handoff;
 pub mod listener;
 pub mod portable;

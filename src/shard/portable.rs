@@ -26,8 +26,9 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 use slab::Slab;
 
 use super::core::{Action, Shard};
+use super::engine::{Keeper, clock};
 use super::listener::ListenerId;
-use super::ring::{Answer, Mail};
+use super::ring::Mail;
 use super::{ChannelId, ConnectionId};
 use crate::sys::scm;
 use crate::sys::socket::{self, Lingering};
@@ -240,6 +241,26 @@ async fn await_room(engine: Shared, id: ChannelId, socket: Rc<Watched>, interrup
     }
 }
 
+impl Keeper for Engine {
+    fn shard(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn keep_client(&mut self, socket: OwnedFd) -> ConnectionId {
+        self.clients.insert(Client {
+            socket: Some(Socket::Plain(socket)),
+            low_water: false,
+            refused: false,
+            awaited: None,
+        })
+    }
+
+    fn keep_channel(&mut self, channel: OwnedFd) -> io::Result<ChannelId> {
+        let socket = Rc::new(Watched::new(channel)?);
+        Ok(self.workers.insert(Worker { socket, reader: None, room: None }))
+    }
+}
+
 impl Engine {
     /// Ends the turn: actions may cause events, and those more actions.
     fn end_turn(&mut self, now: Instant) {
@@ -381,7 +402,7 @@ impl Engine {
         for _ in 0..BATCH {
             match socket::accept(socket) {
                 Ok(client) => {
-                    let id = self.admit(client);
+                    let id = self.keep_client(client);
                     self.shard.accepted(id, listener, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -404,15 +425,6 @@ impl Engine {
     }
 
     // Clients.
-
-    fn admit(&mut self, socket: OwnedFd) -> ConnectionId {
-        self.clients.insert(Client {
-            socket: Some(Socket::Plain(socket)),
-            low_water: false,
-            refused: false,
-            awaited: None,
-        })
-    }
 
     fn socket(&self, id: ConnectionId) -> Option<(ConnectionId, BorrowedFd<'_>)> {
         let socket = self.clients.get(id)?.socket.as_ref()?;
@@ -536,58 +548,4 @@ impl Engine {
         }
         self.end_turn(now);
     }
-
-    // Mail.
-
-    fn read_mail(&mut self, now: Instant) {
-        let shared = Arc::clone(self.shard.shared());
-        let mailbox = &shared.mailboxes[self.shard.index()];
-        mailbox.looking();
-        while let Some(mail) = mailbox.take() {
-            match mail {
-                Mail::Connection { socket, transit } => {
-                    let id = self.admit(socket);
-                    self.shard.connection_arrived(id, transit, now);
-                }
-                Mail::Attach { worker, channel, serialization, whole_headers } => {
-                    self.attach(worker, channel, serialization, whole_headers, now);
-                }
-                Mail::ListenReply { worker, ack, answer } => {
-                    let (answer, grant) = match answer {
-                        Answer::Socket(socket) => {
-                            let id = self.admit(socket);
-                            (Answer::Granted, Some(id))
-                        }
-                        answer => (answer, None),
-                    };
-                    self.shard.listen_answered(worker, ack, answer, grant, now);
-                }
-                mail => self.shard.mail(mail, now),
-            }
-        }
-    }
-
-    fn attach(
-        &mut self,
-        worker: crate::route::WorkerId,
-        channel: OwnedFd,
-        serialization: crate::ipc::Serialization,
-        whole_headers: bool,
-        now: Instant,
-    ) {
-        let socket = match Watched::new(channel) {
-            Ok(socket) => Rc::new(socket),
-            Err(error) => {
-                tracing::error!(%worker, %error, "epoll does not take the worker's channel");
-                return;
-            }
-        };
-        let id = self.workers.insert(Worker { socket, reader: None, room: None });
-        self.shard.attached(id, worker, serialization, whole_headers, now);
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the loop's clock, read once after a wait")]
-fn clock() -> Instant {
-    Instant::now()
 }

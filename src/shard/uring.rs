@@ -16,8 +16,9 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::core::{Action, Shard};
+use super::engine::{Keeper, clock};
 use super::listener::ListenerId;
-use super::ring::{Answer, Mail};
+use super::ring::Mail;
 use super::{ChannelId, ConnectionId};
 use crate::sys::socket::{self, Lingering};
 use crate::sys::uring::{Done, OpId, Outcome, Received, Ring};
@@ -104,6 +105,34 @@ pub fn run(shard: Shard) -> io::Result<()> {
     };
     engine.await_wake();
     engine.drive()
+}
+
+impl Keeper for Engine {
+    fn shard(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn keep_client(&mut self, socket: OwnedFd) -> ConnectionId {
+        self.clients.insert(Client {
+            socket: Rc::new(socket),
+            op: None,
+            low_water: false,
+            large: false,
+            refused: false,
+            closing: false,
+        })
+    }
+
+    fn keep_channel(&mut self, channel: OwnedFd) -> io::Result<ChannelId> {
+        Ok(self.workers.insert(Worker {
+            socket: Rc::new(channel),
+            receive: None,
+            read: false,
+            awaits_room: false,
+            ops: 0,
+            closing: false,
+        }))
+    }
 }
 
 impl Engine {
@@ -271,7 +300,7 @@ impl Engine {
         }
         match socket {
             Ok(socket) => {
-                let id = self.admit(socket);
+                let id = self.keep_client(socket);
                 self.shard.accepted(id, listener, now);
             }
             Err(error) if is_exhaustion(&error) => return self.shard.accept_failed(now),
@@ -293,17 +322,6 @@ impl Engine {
     }
 
     // Clients.
-
-    fn admit(&mut self, socket: OwnedFd) -> ConnectionId {
-        self.clients.insert(Client {
-            socket: Rc::new(socket),
-            op: None,
-            low_water: false,
-            large: false,
-            refused: false,
-            closing: false,
-        })
-    }
 
     fn peek(&mut self, id: ConnectionId) {
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -513,42 +531,6 @@ impl Engine {
     fn await_wake(&mut self) {
         self.ring.poll_in(Token::Wake, &self.wake);
     }
-
-    fn read_mail(&mut self, now: Instant) {
-        let shared = std::sync::Arc::clone(self.shard.shared());
-        let mailbox = &shared.mailboxes[self.shard.index()];
-        mailbox.looking();
-        while let Some(mail) = mailbox.take() {
-            match mail {
-                Mail::Connection { socket, transit } => {
-                    let id = self.admit(socket);
-                    self.shard.connection_arrived(id, transit, now);
-                }
-                Mail::Attach { worker, channel, serialization, whole_headers } => {
-                    let id = self.workers.insert(Worker {
-                        socket: Rc::new(channel),
-                        receive: None,
-                        read: false,
-                        awaits_room: false,
-                        ops: 0,
-                        closing: false,
-                    });
-                    self.shard.attached(id, worker, serialization, whole_headers, now);
-                }
-                Mail::ListenReply { worker, ack, answer } => {
-                    let (answer, grant) = match answer {
-                        Answer::Socket(socket) => {
-                            let id = self.admit(socket);
-                            (Answer::Granted, Some(id))
-                        }
-                        answer => (answer, None),
-                    };
-                    self.shard.listen_answered(worker, ack, answer, grant, now);
-                }
-                mail => self.shard.mail(mail, now),
-            }
-        }
-    }
 }
 
 /// The process or the host is out of something that accepting needs.
@@ -565,12 +547,4 @@ fn is_pause(error: &io::Error) -> bool {
     [Errno::ENOBUFS, Errno::ECANCELED, Errno::EINTR, Errno::EAGAIN, Errno::ENOMEM]
         .iter()
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the loop's clock, read once before and after a wait"
-)]
-fn clock() -> Instant {
-    Instant::now()
 }

@@ -1,0 +1,67 @@
+//! What the two engines have in common: their clock, and the mail that brings descriptors.
+//!
+//! An engine keeps descriptors and gives out the ids by which the shard knows them; so mail that
+//! carries one is opened here, and the rest goes on to the shard.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::core::Shard;
+use super::ring::{Answer, Mail};
+use super::{ChannelId, ConnectionId};
+
+/// Keeps a shard's descriptors.
+pub(super) trait Keeper {
+    /// The shard it keeps them for.
+    fn shard(&mut self) -> &mut Shard;
+
+    /// Keeps a client's socket.
+    fn keep_client(&mut self, socket: OwnedFd) -> ConnectionId;
+
+    /// Keeps a worker's channel.
+    fn keep_channel(&mut self, channel: OwnedFd) -> io::Result<ChannelId>;
+
+    /// Takes everything from the mailbox.
+    fn read_mail(&mut self, now: Instant) {
+        let index = self.shard().index();
+        let shared = Arc::clone(self.shard().shared());
+        let mailbox = &shared.mailboxes[index];
+        mailbox.looking();
+        while let Some(mail) = mailbox.take() {
+            self.open(mail, now);
+        }
+    }
+
+    /// One piece of mail.
+    fn open(&mut self, mail: Mail, now: Instant) {
+        match mail {
+            Mail::Connection { socket, transit } => {
+                let id = self.keep_client(socket);
+                self.shard().connection_arrived(id, transit, now);
+            }
+            Mail::Attach { worker, channel, serialization, whole_headers } => {
+                match self.keep_channel(channel) {
+                    Ok(id) => self.shard().attached(id, worker, serialization, whole_headers, now),
+                    // Its end is closed, which the worker takes for the router's end.
+                    Err(error) => tracing::error!(%worker, %error, "channel not taken"),
+                }
+            }
+            Mail::ListenReply { worker, ack, answer } => {
+                let (answer, grant) = match answer {
+                    Answer::Socket(socket) => (Answer::Granted, Some(self.keep_client(socket))),
+                    answer => (answer, None),
+                };
+                self.shard().listen_answered(worker, ack, answer, grant, now);
+            }
+            mail => self.shard().mail(mail, now),
+        }
+    }
+}
+
+/// The loop's clock.
+#[expect(clippy::disallowed_methods, reason = "an engine reads it once before and after a wait")]
+pub(super) fn clock() -> Instant {
+    Instant::now()
+}
