@@ -526,8 +526,6 @@ impl Engine {
         }
     }
 
-    // Mail.
-
     fn await_wake(&mut self) {
         self.ring.poll_in(Token::Wake, &self.wake);
     }
