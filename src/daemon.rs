@@ -264,7 +264,11 @@ fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
         (0..shards).map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).collect();
     let mailboxes =
         mailboxes.map_err(|reason| DaemonError::System { what: "an eventfd", reason })?;
-    let settings = Settings { balance: balance(config.balance), head_timeout: config.head_timeout };
+    let settings = Settings {
+        balance: balance(config.balance),
+        head_timeout: config.head_timeout,
+        out_queue: shard::MAX_OUT_QUEUE,
+    };
     Ok(Shared::new(config.app.workers, mailboxes, settings))
 }
 

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::ConnectionId;
 use super::handoff::HandOffs;
 use super::listener::Listener;
 use super::relay::Adapters;
-use super::{ConnectionId, MAX_OUT_QUEUE};
 use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
 use crate::ipc::message::{AddressType, Listening, QueryServer};
@@ -90,6 +90,8 @@ pub struct Channel {
     whole_headers: bool,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// Its bound.
+    out_queue: usize,
     /// Bytes of the queue's first frame that have gone.
     offset: usize,
     /// A plain write is under way.
@@ -119,6 +121,7 @@ impl Channel {
         worker: WorkerId,
         serialization: Serialization,
         whole_headers: bool,
+        out_queue: usize,
         now: Instant,
     ) -> Self {
         Self {
@@ -138,6 +141,7 @@ impl Channel {
             whole_headers,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            out_queue,
             offset: 0,
             writing: false,
             next_sequence: 0,
@@ -165,13 +169,19 @@ impl Channel {
     /// Whether the queue is past its bound.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.queued_bytes > MAX_OUT_QUEUE
+        self.queued_bytes > self.out_queue
+    }
+
+    /// Bytes queued, and what their frames cost besides.
+    #[cfg(test)]
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// Whether there is room again, with some to spare so that flow does not flutter.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.queued_bytes < MAX_OUT_QUEUE / 2
+        self.queued_bytes < self.out_queue / 2
     }
 
     /// Whether a hand-off may go now as far as plain writes are concerned.

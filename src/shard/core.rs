@@ -150,7 +150,7 @@ pub struct Shard {
     pub(super) awaiting_worker: HashSet<(ConnectionId, u32), RandomState>,
     /// Heads by deadline; all have the same time, so the oldest is first.
     heads: VecDeque<(Instant, ConnectionId, u32)>,
-    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    pub(super) timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     /// Mail that did not fit its ring, by shard; in order.
     outbox: Vec<VecDeque<Mail>>,
     /// Shards to wake when this turn ends.

@@ -27,6 +27,8 @@ pub mod listener;
 pub mod portable;
 pub mod relay;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 pub mod uring;
 mod workers;
 
@@ -76,6 +78,8 @@ pub struct Settings {
     pub balance: Balance,
     /// How long a client may take for its request line.
     pub head_timeout: Duration,
+    /// Bytes that may be queued for one worker: [`MAX_OUT_QUEUE`], less where a test says so.
+    pub out_queue: usize,
 }
 
 /// What the shards and the control thread share.

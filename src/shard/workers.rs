@@ -38,7 +38,8 @@ impl Shard {
         if id >= self.channels.len() {
             self.channels.resize_with(id + 1, || None);
         }
-        self.channels[id] = Some(Channel::new(worker, serialization, whole_headers, now));
+        let bound = self.shared.settings.out_queue;
+        self.channels[id] = Some(Channel::new(worker, serialization, whole_headers, bound, now));
         self.by_slot.insert(worker.slot, id);
         if !self.is_held() {
             self.actions.push(Action::Read { channel: id, on: true });

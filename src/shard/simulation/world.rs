@@ -1,0 +1,822 @@
+//! The engines and the control thread, played: who holds which socket, what completes when.
+//!
+//! As on io_uring, an operation's effect comes in the order in which it was submitted, its
+//! completion later, and an id is used again only when no completion can name it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{Error, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::Chance;
+use super::worker::{Kind as Role, Segment, Worker};
+use crate::ipc::Serialization;
+use crate::ipc::message::{AddressType, QueryServer};
+use crate::ipc::reply::SockName;
+use crate::metrics::Counter;
+use crate::route::WorkerId;
+use crate::route::balance::Balance;
+use crate::route::roster::Standing;
+use crate::shard::connection::State;
+use crate::shard::core::{Action, Shard, Timer};
+use crate::shard::listener::{Kind, Listener};
+use crate::shard::ring::{Answer, Mail, Mailbox};
+use crate::shard::{Report, Settings, Shared, WORKER_WAIT};
+use crate::sys::wake::Wake;
+
+const STEPS: usize = 250;
+const SLOTS: u16 = 4;
+
+pub(super) struct Client {
+    pub(super) on_app: bool,
+    pub(super) sid: Option<String>,
+    pub(super) grant: bool,
+    pub(super) refusals: Vec<WorkerId>,
+    script: Vec<u8>,
+    /// Whether the script is a whole request line.
+    whole: bool,
+    arrived: usize,
+    next_at: Instant,
+    /// It will say no more: half-closed, or gone.
+    finished: bool,
+    accepted_at: Option<Instant>,
+    /// Who had to get it when its request line was read.
+    owner: Option<WorkerId>,
+    takers: Vec<usize>,
+    refused: bool,
+    /// The router's descriptor of it is open.
+    open: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Peek,
+    More(usize),
+    Linger,
+}
+
+struct Held {
+    client: usize,
+    op: Option<Op>,
+    beyond: bool,
+    refused: bool,
+    closing: bool,
+}
+
+struct Line {
+    worker: usize,
+    read: bool,
+    ops: usize,
+    room: bool,
+    closing: bool,
+}
+
+enum Done {
+    Hand { channel: usize, connection: usize, length: usize, result: std::io::Result<()> },
+    Wrote { channel: usize, result: std::io::Result<usize> },
+}
+
+#[derive(Default)]
+struct Engine {
+    clients: Slab<Held>,
+    lines: Slab<Line>,
+    done: VecDeque<Done>,
+    listening: HashSet<u32>,
+    paused: bool,
+}
+
+pub(super) struct World {
+    seed: u64,
+    step: usize,
+    pub(super) chance: Chance,
+    pub(super) now: Instant,
+    shared: Arc<Shared>,
+    shards: Vec<Shard>,
+    engines: Vec<Engine>,
+    reports: Receiver<Report>,
+    pub(super) clients: Vec<Client>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) sids: usize,
+    pub(super) padding: usize,
+    pub(super) draining: bool,
+    /// Descriptors on their way through mailboxes, and what they stand for.
+    posted: HashMap<RawFd, usize>,
+    app: Option<Arc<Listener>>,
+    pool: Arc<Listener>,
+    next_listener: u32,
+    users: HashSet<WorkerId>,
+    restarts: Vec<(Instant, WorkerId)>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (seed, step) = (self.seed, self.step);
+            println!(
+                "seed {seed}, step {step}: SIM_SEED={seed} cargo test --lib shard::simulation"
+            );
+        }
+    }
+}
+
+fn descriptor() -> OwnedFd {
+    std::fs::File::open("/dev/null").expect("a descriptor").into()
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "where the simulated clock starts")]
+    pub(super) fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed + 1);
+        let count = 1 + chance.below(3);
+        let mailbox = || Mailbox::new(Arc::new(Wake::new().expect("an eventfd")));
+        let out_queue = if chance.one_in(2) { 8 << 10 } else { 1 << 20 };
+        let padding = if out_queue < 1 << 20 { 2000 } else { 200 };
+        let settings = Settings {
+            balance: [Balance::LeastConnection, Balance::RoundRobin, Balance::Random]
+                [chance.below(3)],
+            head_timeout: Duration::from_millis(400),
+            out_queue,
+        };
+        let shared = Shared::new(SLOTS, (0..count).map(|_| mailbox()).collect(), settings);
+        let (sender, reports) = channel();
+        let shard = |index| {
+            let sender = sender.clone();
+            let reports = Box::new(move |report| _ = sender.send(report));
+            Shard::new(index, Arc::clone(&shared), reports, seed)
+        };
+        Self {
+            seed,
+            step: 0,
+            now: Instant::now(),
+            shards: (0..count).map(shard).collect(),
+            engines: (0..count).map(|_| Engine::default()).collect(),
+            chance,
+            shared,
+            reports,
+            clients: Vec::new(),
+            workers: Vec::new(),
+            sids: 0,
+            padding,
+            draining: false,
+            posted: HashMap::new(),
+            app: None,
+            pool: Arc::new(Listener::new(1, Kind::Pool, SLOTS.into())),
+            next_listener: 2,
+            users: HashSet::new(),
+            restarts: Vec::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.listen(&Arc::clone(&self.pool));
+        for slot in 0..u16::try_from(1 + self.chance.below(SLOTS.into())).expect("small") {
+            self.restarts.push((self.now, WorkerId { slot, generation: 1 }));
+        }
+        while self.step < STEPS {
+            self.step += 1;
+            if self.chance.one_in(3) {
+                let (on_app, at) = (self.chance.one_in(3), self.later(20));
+                let sid = (self.chance.one_in(5)).then(|| format!("lost{}", self.chance.below(5)));
+                self.add_client(sid, on_app, at);
+            }
+            self.turn();
+            let most = if self.chance.one_in(40) { 500 } else { 6 };
+            self.now = self.later(most);
+        }
+        self.draining = true;
+        for worker in &mut self.workers {
+            worker.paused_until = self.now;
+        }
+        let end = self.now + Duration::from_secs(14);
+        while self.now < end {
+            self.step += 1;
+            self.turn();
+            let fast = self.now + Duration::from_secs(13) > end;
+            self.now += Duration::from_millis(if fast { 50 } else { 5 });
+        }
+        self.nothing_is_left();
+    }
+
+    pub(super) fn later(&mut self, millis: usize) -> Instant {
+        self.now + Duration::from_micros(self.chance.below(millis * 1000) as u64)
+    }
+
+    pub(super) fn add_client(&mut self, sid: Option<String>, on_app: bool, at: Instant) {
+        let query = sid.as_ref().map_or(String::new(), |sid| format!("&sid={sid}"));
+        let script = match self.chance.below(24) {
+            0 => b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".to_vec(),
+            1 => b"\0\x01garbage\r\n".to_vec(),
+            2 => vec![b'a'; 9000].iter().fold(b"GET /".to_vec(), |mut line, byte| {
+                line.push(*byte);
+                line
+            }),
+            3 => b"GET /socket".to_vec(),
+            _ => format!("GET /socket.io/?EIO=4{query} HTTP/1.1\r\n\r\n").into_bytes(),
+        };
+        let whole = script.ends_with(b"\r\n\r\n");
+        let sid = sid.filter(|_| whole);
+        self.clients.push(Client {
+            on_app,
+            sid,
+            grant: false,
+            refusals: Vec::new(),
+            script,
+            whole,
+            arrived: 0,
+            next_at: at,
+            finished: false,
+            accepted_at: None,
+            owner: None,
+            takers: Vec::new(),
+            refused: false,
+            open: false,
+        });
+    }
+
+    pub(super) fn taken(&mut self, client: usize, worker: usize) {
+        let client_state = &self.clients[client];
+        assert!(!client_state.refused, "client {client} was refused and handed off");
+        let twice = client_state.takers.iter().find(|taker| {
+            let taker = &self.workers[**taker];
+            taker.alive && !taker.cut
+        });
+        assert!(twice.is_none(), "client {client} was handed to two living workers");
+        let id = self.workers[worker].id;
+        if let Some(owner) = client_state.owner.filter(|owner| *owner != id) {
+            let refusals = client_state.refusals.iter().filter(|by| **by == owner).count();
+            let lives = self.shared.roster.standing(owner) != Standing::Gone;
+            let serves = !client_state.on_app
+                || self.app.as_ref().is_some_and(|app| app.is_served_by(owner));
+            assert!(
+                !lives || !serves || refusals > 0,
+                "client {client} with a session of {owner} came to {id}"
+            );
+        }
+        self.clients[client].takers.push(worker);
+    }
+
+    pub(super) fn kill(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        worker.alive = false;
+        worker.inbound.clear();
+        worker.queued = 0;
+    }
+
+    fn turn(&mut self) {
+        self.control();
+        for index in 0..self.clients.len() {
+            self.client_acts(index);
+        }
+        for index in 0..self.workers.len() {
+            if self.draining || self.chance.one_in(2) {
+                self.worker_acts(index);
+            }
+        }
+        for index in 0..self.shards.len() {
+            if self.draining || !self.chance.one_in(4) {
+                self.shard_turn(index);
+            }
+        }
+    }
+
+    fn post(&self, shard: usize, mail: Mail) {
+        self.shared.mailboxes[shard].post(mail).expect("room");
+    }
+
+    fn tell_all(&self, mail: impl Fn() -> Mail) {
+        (0..self.shards.len()).for_each(|shard| self.post(shard, mail()));
+    }
+
+    fn listen(&self, listener: &Arc<Listener>) {
+        self.tell_all(|| Mail::Listen { listener: Arc::clone(listener), socket: descriptor() });
+    }
+
+    /// The control thread: answers reports, reaps, restarts.
+    fn control(&mut self) {
+        let reports: Vec<Report> = self.reports.try_iter().collect();
+        for report in reports {
+            match report {
+                Report::Heartbeat(id) if self.role(id) == Some(Role::Sticky) => self.ready(id),
+                Report::Listening(id) => self.ready(id),
+                Report::Listen(id, request) => {
+                    let answer = self.answer(id, &request);
+                    let mail = Mail::ListenReply { worker: id, ack: request.seq, answer };
+                    self.post(self.shared.owner(id.slot), mail);
+                }
+                Report::ServerClosed(id, listener) => {
+                    let mine = self.app.as_ref().is_some_and(|app| app.id() == listener);
+                    if mine && self.users.remove(&id) && self.users.is_empty() {
+                        let app = self.app.take().expect("just seen");
+                        self.tell_all(|| Mail::Unlisten(Arc::clone(&app)));
+                    }
+                }
+                Report::ChannelEnded(id, _) => {
+                    self.users.remove(&id);
+                    let index = self.workers.iter().position(|w| w.id == id).expect("known");
+                    self.kill(index);
+                }
+                _ => {}
+            }
+        }
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.alive || worker.reaped || !(self.draining || self.chance.one_in(4)) {
+                continue;
+            }
+            let id = worker.id;
+            self.workers[index].reaped = true;
+            self.shared.roster.set_gone(id);
+            self.post(self.shared.owner(id.slot), Mail::Detach(id));
+            let next = WorkerId { slot: id.slot, generation: id.generation + 1 };
+            let at = self.later(200);
+            self.restarts.push((at, next));
+        }
+        let now = self.now;
+        let (due, later) = self.restarts.drain(..).partition(|(at, _)| *at <= now);
+        self.restarts = later;
+        for (_, id) in due {
+            let role = [Role::Sticky, Role::Sticky, Role::App, Role::Pooled][self.chance.below(4)];
+            let room = [2000, 20_000, 200_000][self.chance.below(3)];
+            let mut worker = Worker::new(id, role, room, now);
+            worker.start();
+            self.shared.roster.set(id, Standing::Starting);
+            let channel = descriptor();
+            self.posted.insert(channel.as_raw_fd(), self.workers.len());
+            self.workers.push(worker);
+            let mail = Mail::Attach {
+                worker: id,
+                channel,
+                serialization: Serialization::Json,
+                whole_headers: self.chance.one_in(3),
+            };
+            self.post(self.shared.owner(id.slot), mail);
+        }
+    }
+
+    fn role(&self, id: WorkerId) -> Option<Role> {
+        self.workers.iter().find(|worker| worker.id == id).map(|worker| worker.kind)
+    }
+
+    fn ready(&self, id: WorkerId) {
+        if self.shared.roster.standing(id) != Standing::Gone {
+            self.shared.roster.set(id, Standing::Ready);
+        }
+        self.tell_all(|| Mail::RosterChanged);
+    }
+
+    fn answer(&mut self, id: WorkerId, request: &QueryServer) -> Answer {
+        if request.address_type == AddressType::Udp4 {
+            let socket = descriptor();
+            let (client, now) = (self.clients.len(), self.now);
+            self.add_client(None, false, now);
+            self.clients[client].grant = true;
+            self.clients[client].open = true;
+            self.posted.insert(socket.as_raw_fd(), client);
+            return Answer::Socket(socket);
+        }
+        if !self.draining && self.chance.one_in(6) {
+            return Answer::Refused(-98);
+        }
+        let port = u16::try_from(request.port).expect("a port");
+        let listener = if request.port == 8080 {
+            Arc::clone(&self.pool)
+        } else {
+            self.users.insert(id);
+            let open = self.app.take();
+            let app = open.unwrap_or_else(|| {
+                self.next_listener += 1;
+                let app = Arc::new(Listener::new(self.next_listener, Kind::App, SLOTS.into()));
+                self.listen(&app);
+                app
+            });
+            self.app = Some(Arc::clone(&app));
+            app
+        };
+        let name = SockName { address: "::".into(), family: "IPv6", port };
+        Answer::Listening { listener, name: Some(name) }
+    }
+
+    fn client_acts(&mut self, index: usize) {
+        let client = &self.clients[index];
+        if client.grant || client.finished || client.next_at > self.now {
+            return;
+        }
+        if client.accepted_at.is_none() {
+            let shard = self.chance.below(self.shards.len());
+            let id = if client.on_app { self.app.as_ref().map(|a| a.id()) } else { Some(1) };
+            let engine = &mut self.engines[shard];
+            let Some(listener) = id.filter(|id| !engine.paused && engine.listening.contains(id))
+            else {
+                self.clients[index].next_at = self.later(100);
+                return;
+            };
+            if !self.draining && self.chance.one_in(30) {
+                self.shards[shard].accept_failed(self.now);
+                self.clients[index].next_at = self.later(100);
+                return;
+            }
+            self.clients[index].accepted_at = Some(self.now);
+            self.clients[index].open = true;
+            let id = hold(&mut self.engines[shard], index);
+            self.shards[shard].accepted(id, listener, self.now);
+            return;
+        }
+        let left = client.script.len() - client.arrived;
+        let more = if self.chance.one_in(2) { left } else { self.chance.below(left + 1) };
+        let ends = !self.draining && self.chance.one_in(15);
+        let ends = ends || client.refused;
+        let at = self.later(300);
+        let client = &mut self.clients[index];
+        client.arrived += more;
+        client.finished = ends;
+        client.next_at = at;
+    }
+
+    fn shard_turn(&mut self, index: usize) {
+        self.read_mail(index);
+        self.complete(index);
+        for turns in 0.. {
+            self.shards[index].tick(self.now);
+            self.act(index);
+            let deadline = self.shards[index].next_deadline();
+            if deadline.is_none_or(|at| at > self.now) {
+                break;
+            }
+            assert!(turns < 8, "shard {index} spins");
+        }
+        self.sweep(index);
+    }
+
+    fn act(&mut self, index: usize) {
+        for turns in 0.. {
+            assert!(turns < 10_000, "shard {index} never ends its turn");
+            self.shards[index].end_turn(self.now);
+            let mut actions = Vec::new();
+            self.shards[index].take_actions(&mut actions);
+            if actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.carry_out(index, action));
+        }
+    }
+
+    fn read_mail(&mut self, index: usize) {
+        let shared = Arc::clone(&self.shared);
+        let most = if self.draining { usize::MAX } else { self.chance.below(12) };
+        let now = self.now;
+        for mail in std::iter::from_fn(|| shared.mailboxes[index].take()).take(most) {
+            let (shard, engine) = (&mut self.shards[index], &mut self.engines[index]);
+            match mail {
+                Mail::Connection { socket, transit } => {
+                    let client = self.posted.remove(&socket.as_raw_fd()).expect("posted");
+                    let id = hold(engine, client);
+                    shard.connection_arrived(id, transit, now);
+                }
+                Mail::Attach { worker, channel, serialization, whole_headers } => {
+                    let at = self.posted.remove(&channel.as_raw_fd()).expect("posted");
+                    self.workers[at].attached = true;
+                    let id = engine.lines.insert(Line {
+                        worker: at,
+                        read: false,
+                        ops: 0,
+                        room: false,
+                        closing: false,
+                    });
+                    shard.attached(id, worker, serialization, whole_headers, now);
+                }
+                Mail::ListenReply { worker, ack, answer: Answer::Socket(socket) } => {
+                    let client = self.posted.remove(&socket.as_raw_fd()).expect("posted");
+                    let id = hold(engine, client);
+                    shard.listen_answered(worker, ack, Answer::Granted, Some(id), now);
+                }
+                Mail::ListenReply { worker, ack, answer } => {
+                    shard.listen_answered(worker, ack, answer, None, now);
+                }
+                mail => shard.mail(mail, now),
+            }
+        }
+    }
+
+    /// Completions: of sends in their order, of the rest in any.
+    fn complete(&mut self, index: usize) {
+        let now = self.now;
+        while let Some(done) = self.engines[index].done.pop_front() {
+            let (Done::Hand { channel, .. } | Done::Wrote { channel, .. }) = &done;
+            if self.line_op_ended(index, *channel) {
+                let shard = &mut self.shards[index];
+                match done {
+                    Done::Hand { channel, connection, length, result } => {
+                        shard.handed(channel, connection, length, result, now);
+                    }
+                    Done::Wrote { channel, result } => shard.wrote(channel, result, now),
+                }
+            }
+            if !self.draining && self.chance.one_in(5) {
+                break;
+            }
+        }
+        let ids: Vec<usize> = self.engines[index].clients.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if self.draining || !self.chance.one_in(3) {
+                self.client_completes(index, id);
+            }
+        }
+        let ids: Vec<usize> = self.engines[index].lines.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if self.draining || !self.chance.one_in(3) {
+                self.line_completes(index, id);
+            }
+        }
+    }
+
+    fn client_completes(&mut self, index: usize, id: usize) {
+        let held = &mut self.engines[index].clients[id];
+        let Some(op) = held.op else { return };
+        let client = &self.clients[held.client];
+        let due = match op {
+            Op::Peek => client.arrived > 0 || client.finished,
+            Op::More(beyond) => client.arrived > beyond || client.finished,
+            Op::Linger => client.finished,
+        };
+        if !due && !held.closing && !held.refused {
+            return;
+        }
+        held.op = None;
+        if held.closing {
+            self.engines[index].clients.remove(id);
+        } else if held.refused {
+            if client.finished {
+                self.shards[index].lingered(id);
+            } else {
+                held.op = Some(Op::Linger);
+            }
+        } else if let Op::More(_) = op {
+            held.op = Some(Op::Peek);
+        } else {
+            let finished = held.beyond && client.finished;
+            if !self.draining && self.chance.one_in(60) {
+                let client = held.client;
+                self.clients[client].finished = true;
+                return self.shards[index].peek_failed(id);
+            }
+            let at = held.client;
+            if let Some(sid) = &client.sid {
+                let owner = self.shared.sessions.get(sid.as_bytes());
+                self.clients[at].owner = owner
+                    .filter(|_| client.arrived == client.script.len())
+                    .filter(|owner| self.shared.roster.standing(*owner) != Standing::Gone);
+            }
+            let client = &self.clients[at];
+            let bytes = &client.script[..client.arrived];
+            self.shards[index].peeked(id, bytes, finished, self.now);
+        }
+    }
+
+    fn line_completes(&mut self, index: usize, id: usize) {
+        let Some(line) = self.engines[index].lines.get_mut(id) else { return };
+        let worker = &mut self.workers[line.worker];
+        if line.closing {
+            if line.ops == 0 || (line.ops == 1 && line.room) {
+                self.engines[index].lines.remove(id);
+            }
+            return;
+        }
+        if line.room && (worker.queued * 2 < worker.room || !worker.alive) {
+            line.room = false;
+            line.ops -= 1;
+            self.shards[index].writable(id);
+        }
+        let line = &self.engines[index].lines[id];
+        if !line.read {
+            return;
+        }
+        if worker.outbound.is_empty() {
+            if !worker.alive {
+                self.shards[index].channel_ended(id, self.now);
+            }
+            return;
+        }
+        let most = 1 + self.chance.below(4000);
+        let count = most.min(worker.outbound.len());
+        let bytes: Vec<u8> = worker.outbound.drain(..count).collect();
+        self.shards[index].received(id, &bytes, 0, self.now);
+    }
+
+    fn line_op_ended(&mut self, index: usize, id: usize) -> bool {
+        let line = &mut self.engines[index].lines[id];
+        line.ops -= 1;
+        !line.closing
+    }
+
+    fn carry_out(&mut self, index: usize, action: Action) {
+        let engine = &mut self.engines[index];
+        match action {
+            Action::Peek(id) => {
+                let op = engine.clients[id].op.replace(Op::Peek);
+                assert!(op.is_none(), "two looks at one client");
+            }
+            Action::PeekBeyond { connection, beyond } => {
+                engine.clients[connection].beyond = true;
+                let op = engine.clients[connection].op.replace(Op::More(beyond));
+                assert!(op.is_none(), "two looks at one client");
+            }
+            Action::HandOff { channel, connection, frame } => {
+                let line = &mut engine.lines[channel];
+                line.ops += 1;
+                let (worker, client) = (line.worker, engine.clients[connection].client);
+                let length = frame.len();
+                let result = self.send(worker, frame.to_vec(), Some(client)).map(|_| ());
+                let done = Done::Hand { channel, connection, length, result };
+                self.engines[index].done.push_back(done);
+            }
+            Action::Write { channel, frames, offset } => {
+                let line = &mut engine.lines[channel];
+                line.ops += 1;
+                let worker = line.worker;
+                let bytes = frames.concat().split_off(offset);
+                let result = self.send(worker, bytes, None);
+                self.engines[index].done.push_back(Done::Wrote { channel, result });
+            }
+            Action::AwaitRoom(channel) => {
+                let line = &mut engine.lines[channel];
+                if !line.room {
+                    line.room = true;
+                    line.ops += 1;
+                }
+            }
+            Action::Read { channel, on } => engine.lines[channel].read = on,
+            Action::CloseChannel(channel) => {
+                let line = &mut engine.lines[channel];
+                line.closing = true;
+                line.read = false;
+                let worker = line.worker;
+                self.workers[worker].cut = true;
+                self.kill(worker);
+            }
+            Action::Close(id) => {
+                let held = &mut engine.clients[id];
+                let client = held.client;
+                if held.op.is_some() {
+                    held.closing = true;
+                } else {
+                    engine.clients.remove(id);
+                }
+                self.closed(client);
+            }
+            Action::Refuse { connection, response } => {
+                let held = &mut engine.clients[connection];
+                held.refused = true;
+                let client = held.client;
+                if held.op.is_none() {
+                    held.op = Some(Op::Linger);
+                }
+                self.refused(client, response);
+                self.shards[index].refused(connection, self.now);
+            }
+            Action::Transfer { connection, shard, transit } => {
+                let held = &mut engine.clients[connection];
+                let client = held.client;
+                // A look at the head of an application's client may be under way.
+                if held.op.is_some() {
+                    held.closing = true;
+                } else {
+                    engine.clients.remove(connection);
+                }
+                let socket = descriptor();
+                self.posted.insert(socket.as_raw_fd(), client);
+                self.shards[index].post(shard, Mail::Connection { socket, transit });
+            }
+            Action::Listen { listener, .. } => _ = engine.listening.insert(listener),
+            Action::Unlisten(listener) => _ = engine.listening.remove(&listener),
+            Action::Accept(on) => engine.paused = !on,
+            Action::StopAccepting => engine.listening.clear(),
+            Action::Exit => {}
+        }
+    }
+
+    /// sendmsg on a worker's channel.
+    fn send(
+        &mut self,
+        index: usize,
+        mut bytes: Vec<u8>,
+        socket: Option<usize>,
+    ) -> std::io::Result<usize> {
+        let faulty = !self.draining;
+        let worker = &mut self.workers[index];
+        if !worker.alive {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        if faulty && self.chance.one_in(40) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if faulty && socket.is_some() && self.chance.one_in(30) {
+            return Err(Error::other("too many references"));
+        }
+        let room = worker.room.saturating_sub(worker.queued);
+        if room == 0 || (socket.is_some() && room < bytes.len()) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if socket.is_none() {
+            let cut = if self.chance.one_in(3) { 1 + self.chance.below(bytes.len()) } else { room };
+            bytes.truncate(room.min(cut));
+        }
+        worker.handles.extend(socket);
+        worker.queued += bytes.len();
+        let length = bytes.len();
+        worker.inbound.push_back(Segment { bytes, socket });
+        Ok(length)
+    }
+
+    fn refused(&mut self, index: usize, response: &[u8]) {
+        let client = &mut self.clients[index];
+        let waited = self.now - client.accepted_at.expect("accepted");
+        let status = std::str::from_utf8(&response[9..12]).expect("ASCII");
+        let right = match status {
+            "503" => waited >= WORKER_WAIT,
+            "408" => waited >= Duration::from_millis(400) && !client.on_app,
+            "400" | "414" => !client.whole && !client.on_app,
+            _ => false,
+        };
+        assert!(right, "client {index} was refused with {status} after {waited:?}");
+        assert!(!client.refused, "client {index} was refused twice");
+        client.refused = true;
+    }
+
+    fn closed(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        assert!(std::mem::take(&mut client.open), "client {index} was closed twice");
+        let done = !client.takers.is_empty() || client.refused || client.finished || client.grant;
+        assert!(done, "client {index} was closed and nobody has it");
+    }
+
+    /// What must hold after every turn.
+    fn sweep(&self, index: usize) {
+        let shard = &self.shards[index];
+        let bound = self.shared.settings.out_queue + (64 << 10);
+        for channel in shard.channels.iter().flatten() {
+            assert!(channel.queued_bytes() <= bound, "the queue of {} grows", channel.worker);
+        }
+        if self.step.is_multiple_of(16) {
+            let mut seen = HashSet::new();
+            for timer in shard.timers.iter().map(|timer| timer.0.1) {
+                let name = format!("{timer:?}");
+                let single = matches!(timer, Timer::Hope(..) | Timer::Worker(..));
+                assert!(!single || seen.insert(name), "shard {index} has two of {timer:?}");
+            }
+        }
+    }
+
+    fn nothing_is_left(&self) {
+        assert!(self.posted.is_empty(), "mail is left");
+        assert_eq!(self.shared.congested.load(Ordering::SeqCst), 0, "congested");
+        for (index, shard) in self.shards.iter().enumerate() {
+            let used = shard.connections.iter().filter(|c| c.state != State::Free).count();
+            assert_eq!((used, shard.open_connections), (0, 0), "connections in shard {index}");
+            assert!(shard.awaiting_session.is_empty() && shard.awaiting_worker.is_empty());
+            assert_eq!(self.shared.awaiting_sessions[index].load(Ordering::SeqCst), 0);
+            assert!(self.engines[index].clients.is_empty(), "sockets in shard {index}");
+        }
+        let sum = |of: &[Counter]| -> u64 {
+            let each = self.shared.counters.iter();
+            each.map(|counters| of.iter().map(|c| counters.read(*c)).sum::<u64>()).sum()
+        };
+        use Counter::{Abandoned, Accepted, HandedOff, RefusedHttp2, RefusedNoWorker};
+        use Counter::{RefusedNotHttp, RefusedTimeout, RefusedTls, RefusedTooLong};
+        let refused = [
+            RefusedHttp2,
+            RefusedNoWorker,
+            RefusedNotHttp,
+            RefusedTimeout,
+            RefusedTls,
+            RefusedTooLong,
+        ];
+        assert_eq!(
+            sum(&[Accepted]),
+            sum(&[HandedOff, Abandoned]) + sum(&refused),
+            "the counters do not add up"
+        );
+        for (index, client) in self.clients.iter().enumerate() {
+            assert!(!client.open, "client {index} is still open");
+        }
+        for worker in self.workers.iter().filter(|worker| worker.alive) {
+            let (id, load) = (worker.id, self.shared.roster.load(worker.id));
+            assert_eq!(load as usize, worker.sessions.len(), "load of {id}");
+            assert!(worker.handles.is_empty() && worker.outbound.is_empty(), "{id} is behind");
+            for other in self.workers.iter().filter(|other| other.id != id) {
+                let Some(heard) = worker.heard.get(&other.uid) else { continue };
+                let closed = worker.closed.contains(&other.uid);
+                assert_eq!(closed, !other.alive, "{id} and the end of {}", other.id);
+                assert!(!other.alive || *heard == other.broadcasts, "{id} missed {}", other.id);
+            }
+        }
+    }
+}
+
+fn hold(engine: &mut Engine, client: usize) -> usize {
+    engine.clients.insert(Held { client, op: None, beyond: false, refused: false, closing: false })
+}
