@@ -134,21 +134,23 @@ impl SessionTable {
         self.partition(sid).get(sid).copied()
     }
 
-    /// Notes that `sid` is `worker`'s. A later announcement of the same id wins.
+    /// Notes that `sid` is `worker`'s, and gives whose it was before: the later announcement of
+    /// an id wins.
     ///
     /// # Errors
     /// The id or the table is at its bound; nothing was noted.
-    pub fn insert(&self, sid: &[u8], worker: WorkerId) -> Result<(), Refused> {
+    pub fn insert(&self, sid: &[u8], worker: WorkerId) -> Result<Option<WorkerId>, Refused> {
         if sid.len() > MAX_SID {
             return Err(Refused::TooLong { got: sid.len() });
         }
         if self.len() >= MAX_SESSIONS {
             return Err(Refused::Full);
         }
-        if self.partition(sid).insert(Sid::new(sid), worker).is_none() {
+        let before = self.partition(sid).insert(Sid::new(sid), worker);
+        if before.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(before)
     }
 
     /// Forgets `sid` if it is `worker`'s. Tells whether it was.
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn the_bound_on_an_id_is_kept() {
         let table = SessionTable::new();
-        assert_eq!(table.insert(&[b'x'; MAX_SID], A), Ok(()));
+        assert_eq!(table.insert(&[b'x'; MAX_SID], A), Ok(None));
         let refused = table.insert(&[b'x'; MAX_SID + 1], A);
         assert_eq!(refused, Err(Refused::TooLong { got: MAX_SID + 1 }));
     }

@@ -79,6 +79,8 @@ pub struct Channel {
     pub congested: bool,
     /// Hand-offs without a session that may yet become one, by when they will not.
     pub hopeful: VecDeque<Instant>,
+    /// A timer is set for the first of them.
+    pub hope_timer: bool,
     /// What it announced as a cluster adapter.
     pub adapters: Adapters,
     /// Its servers.
@@ -134,6 +136,7 @@ impl Channel {
             progress: now,
             congested: false,
             hopeful: VecDeque::new(),
+            hope_timer: false,
             adapters: Adapters::default(),
             servers: Vec::new(),
             asked: Vec::new(),
@@ -273,6 +276,15 @@ impl Channel {
     pub fn remove_server(&mut self, key: &str) -> Option<Server> {
         let index = self.servers.iter().position(|server| server.key == key)?;
         Some(self.servers.remove(index))
+    }
+
+    /// Whether a server of the worker's listens there.
+    #[must_use]
+    pub fn serves(&self, listener: &Listener) -> bool {
+        self.servers.iter().any(|server| {
+            let own = server.listener.as_ref();
+            server.listening && own.is_some_and(|own| own.id() == listener.id())
+        })
     }
 
     /// The key of the server that takes connections of `listener`: its own, or for the pool's

@@ -150,7 +150,8 @@ impl Shard {
         };
         let owner = self.shared.sessions.get(sid.as_bytes());
         if let Some(worker) = owner.filter(|worker| takes_its_own(&self.shared.roster, *worker)) {
-            if !connection.refused_by.contains(&worker.slot) {
+            let listener = self.listeners.get(&connection.listener);
+            if may_serve(listener, connection, worker) {
                 return self.deliver(id, worker, now);
             }
         } else if !connection.waited && self.may_be_announced(connection) {
@@ -299,6 +300,8 @@ impl Shard {
         // Those that refused may have room by the next try.
         connection.refused_by.clear();
         connection.state = State::AwaitWorker;
+        // One timer at a time: the one of an earlier try finds another serial.
+        connection.serial = connection.serial.wrapping_add(1);
         let serial = connection.serial;
         if first {
             self.count(Counter::ParkedForWorker);

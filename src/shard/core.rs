@@ -158,6 +158,8 @@ pub struct Shard {
     /// Channels with something to write when this turn ends.
     pub(super) dirty: Vec<ChannelId>,
     pub(super) actions: Vec<Action>,
+    /// Sent to a worker that was cut off and may still take them, until its process is gone.
+    pub(super) in_doubt: Vec<(WorkerId, ConnectionId)>,
     pub(super) stopping: bool,
     /// Sessions were announced here this turn.
     pub(super) announced: bool,
@@ -202,6 +204,7 @@ impl Shard {
             to_tell: vec![false; shards],
             dirty: Vec::new(),
             actions: Vec::new(),
+            in_doubt: Vec::new(),
             stopping: false,
             announced: false,
             accepting: true,
@@ -293,7 +296,10 @@ impl Shard {
                     self.actions.push(Action::Listen { listener: id, socket });
                 }
             }
-            Mail::Unlisten(listener) => self.actions.push(Action::Unlisten(listener.id())),
+            Mail::Unlisten(listener) => {
+                self.listeners.remove(&listener.id());
+                self.actions.push(Action::Unlisten(listener.id()));
+            }
             Mail::ListenReply { .. } | Mail::Connection { .. } | Mail::Attach { .. } => {
                 debug_assert!(false, "the engine admits these itself");
             }

@@ -479,10 +479,14 @@ impl Engine {
         }
     }
 
-    /// Takes the socket of a client that nobody waits for.
+    /// Takes the socket of a client.
     fn take_socket(&mut self, id: ConnectionId) -> Option<OwnedFd> {
         self.reset_low_water(id);
-        match self.clients.try_remove(id)?.socket? {
+        let client = self.clients.try_remove(id)?;
+        if let Some(task) = client.awaited {
+            task.fire();
+        }
+        match client.socket? {
             Socket::Plain(socket) => Some(socket),
             Socket::Watched(socket) => socket.as_fd().try_clone_to_owned().ok(),
         }

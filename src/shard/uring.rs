@@ -412,9 +412,16 @@ impl Engine {
         }
     }
 
-    /// Takes the socket of a client that has no operation in flight.
+    /// Takes the socket of a client. One with an operation in flight (a look at a head that is
+    /// late) leaves its entry behind until that has completed.
     fn take_socket(&mut self, id: ConnectionId) -> Option<OwnedFd> {
         self.reset_low_water(id);
+        let client = self.clients.get_mut(id)?;
+        if let Some(op) = client.op {
+            client.closing = true;
+            self.ring.cancel(op);
+            return client.socket.try_clone().ok();
+        }
         let client = self.clients.try_remove(id)?;
         match Rc::try_unwrap(client.socket) {
             Ok(socket) => Some(socket),

@@ -9,6 +9,7 @@ use super::channel::{Channel, MAX_SERVERS, Write};
 use super::connection::State;
 use super::core::{Action, Shard, Timer};
 use super::handoff::Delivery;
+use super::listener::Kind;
 use super::ring::{Answer, Mail, Packet};
 use super::{ChannelId, ConnectionId, End, Report, STALL_WAIT};
 use crate::ipc::Serialization;
@@ -149,23 +150,25 @@ impl Shard {
         now: Instant,
     ) {
         let id = self.by_slot.get(&worker.slot).copied();
-        let Some((id, channel)) = id.and_then(|id| {
-            let channel = self.channels.get_mut(id)?.as_mut()?;
-            (channel.worker == worker).then_some((id, channel))
-        }) else {
+        let asked = id.and_then(|id| {
+            let channel = self.channels.get_mut(id)?.as_mut().filter(|c| c.worker == worker)?;
+            let index = channel.asked.iter().position(|request| request.seq == ack)?;
+            let request = channel.asked.remove(index);
+            Some((id, channel, request))
+        });
+        let Some((id, channel, request)) = asked else {
+            // The worker that asked is gone.
             if let Some(connection) = grant {
                 self.admit_grant(connection, Bytes::new());
                 self.close(connection);
             }
             return;
         };
-        let asked = channel.asked.iter().position(|request| request.seq == ack);
-        let Some(request) = asked.map(|index| channel.asked.remove(index)) else { return };
         let (serialization, sequence) = (channel.serialization, channel.sequence());
         let frame = match answer {
             Answer::Listening { listener, name } => {
                 let port = name.as_ref().map(|name| name.port);
-                let own = (listener.kind() == super::listener::Kind::App).then_some(listener);
+                let own = (listener.kind() == Kind::App).then_some(listener);
                 let key = channel.add_server(&request, own, port);
                 reply::listen_reply(serialization, ack, sequence, &key, name.as_ref())
             }
@@ -192,6 +195,13 @@ impl Shard {
         let id = self.by_slot.get(&worker.slot).copied();
         if let Some(id) = id.filter(|id| self.channel_of(*id, worker).is_some()) {
             self.end_channel(id, End::Closed, now);
+        }
+        let (of_worker, others) =
+            std::mem::take(&mut self.in_doubt).into_iter().partition(|(owner, _)| *owner == worker);
+        self.in_doubt = others;
+        let of_worker: Vec<(WorkerId, ConnectionId)> = of_worker;
+        for (_, connection) in of_worker {
+            self.redispatch(connection, worker, now);
         }
         self.start_sweep(now);
     }
@@ -250,6 +260,7 @@ impl Shard {
             ended += 1;
         }
         let next = channel.hopeful.front().copied();
+        channel.hope_timer = next.is_some();
         self.expect_less(ended);
         for _ in 0..ended {
             self.shared.roster.drop_load(worker);
@@ -294,6 +305,13 @@ impl Shard {
             let serialization = channel.serialization;
             let (frame, delivery) = match (&entry.grant, server) {
                 (Some(frame), _) => (frame.clone(), Delivery::Grant),
+                (None, None) if listener.is_some_and(|l| l.kind() == Kind::App) => {
+                    // The server was closed while the connection waited for room.
+                    channel.waiting.pop_front();
+                    let worker = channel.worker;
+                    self.redispatch(connection, worker, now);
+                    continue;
+                }
                 (None, Some(key)) => {
                     let key = key.to_owned();
                     let sequence = channel.sequence();
@@ -309,12 +327,10 @@ impl Shard {
             channel.handoffs.sent(connection, delivery, frame.len());
             if entry.counted.is_some() {
                 // The count is the channel's from here on: an announcement or time ends it.
-                if channel.hopeful.is_empty() {
+                channel.hopeful.push_back(now + HOPE);
+                if !std::mem::replace(&mut channel.hope_timer, true) {
                     let worker = channel.worker;
-                    channel.hopeful.push_back(now + HOPE);
                     self.set_timer(now + HOPE, Timer::Hope(id, worker));
-                } else {
-                    channel.hopeful.push_back(now + HOPE);
                 }
                 self.connections[connection].counted = None;
                 self.shared.hopeful[self.index].fetch_add(1, Ordering::Relaxed);
@@ -376,7 +392,8 @@ impl Shard {
             }
             Message::Close { key } => {
                 let server = channel.remove_server(&key);
-                if let Some(listener) = server.and_then(|server| server.listener) {
+                let listener = server.and_then(|server| server.listener);
+                if let Some(listener) = listener.filter(|l| !channel.serves(l)) {
                     listener.leave(worker);
                     self.report(Report::ServerClosed(worker, listener.id()));
                 }
@@ -406,9 +423,13 @@ impl Shard {
 
     /// The worker has the socket. A server may still say no to it.
     fn hand_off_acked(&mut self, id: ChannelId, done: Option<(ConnectionId, Delivery)>) {
-        if let Some((connection, Delivery::Sticky | Delivery::Grant)) = done {
-            self.count(Counter::HandedOff);
-            self.close(connection);
+        match done {
+            Some((connection, Delivery::Sticky)) => {
+                self.count(Counter::HandedOff);
+                self.close(connection);
+            }
+            Some((connection, Delivery::Grant)) => self.close(connection),
+            Some((_, Delivery::Server(_))) | None => {}
         }
         if self.channel(id).is_some_and(|channel| !channel.waiting.is_empty()) {
             self.dirty.push(id);
@@ -437,15 +458,25 @@ impl Shard {
         let worker = channel.worker;
         let hoped_for = channel.hopeful.pop_front().is_some();
         self.expect_less(u32::from(hoped_for));
-        match self.shared.sessions.insert(sid, worker) {
-            Ok(()) => self.announced = true,
+        let counts = match self.shared.sessions.insert(sid, worker) {
+            Ok(before) => {
+                self.announced = true;
+                if let Some(other) = before.filter(|before| *before != worker) {
+                    self.shared.roster.drop_load(other);
+                }
+                before != Some(worker)
+            }
             Err(refused) => {
                 self.count(Counter::SessionsRefused);
                 tracing::debug!(%worker, %refused, "session not kept");
+                false
             }
-        }
-        if !hoped_for {
-            self.shared.roster.add_load(worker);
+        };
+        // What was hoped for is counted already.
+        match (counts, hoped_for) {
+            (true, false) => self.shared.roster.add_load(worker),
+            (false, true) => self.shared.roster.drop_load(worker),
+            _ => {}
         }
     }
 
@@ -549,7 +580,16 @@ impl Shard {
         if channel.congested {
             self.congestion_ends();
         }
-        for connection in channel.handoffs.abandon().into_iter().chain(channel.waiting) {
+        for connection in channel.handoffs.abandon() {
+            if end == End::Closed {
+                self.redispatch(connection, worker, now);
+            } else {
+                // The process lives and may still read what was sent: two workers must not have
+                // one client, so this waits until it is gone, which is on its way.
+                self.in_doubt.push((worker, connection));
+            }
+        }
+        for connection in channel.waiting {
             self.redispatch(connection, worker, now);
         }
         for (uid, nsp) in channel.adapters.drain() {
