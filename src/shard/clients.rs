@@ -79,7 +79,7 @@ impl Shard {
     pub fn peeked(&mut self, id: ConnectionId, bytes: &[u8], finished: bool, now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let State::ExpectHead { seen } = connection.state else { return };
-        let kind = self.listeners.get(&connection.listener).map_or(Kind::Pool, |l| l.kind());
+        let kind = connection.kind;
         if bytes.is_empty() {
             self.count(Counter::Abandoned);
             return self.close(id);
@@ -163,9 +163,7 @@ impl Shard {
     /// Whether to wait for an announcement. Where the application listens by itself, sessions are
     /// announced only if it uses sticky as well: then some have been.
     fn may_be_announced(&self, connection: &Connection) -> bool {
-        let listener = self.listeners.get(&connection.listener);
-        let announces = !self.shared.sessions.is_empty()
-            || listener.is_none_or(|listener| listener.kind() == Kind::Pool);
+        let announces = connection.kind == Kind::Pool || !self.shared.sessions.is_empty();
         announces && self.awaiting_session.len() < MAX_PARKED_SESSIONS
     }
 
@@ -357,9 +355,7 @@ impl Shard {
     /// The head is not there in time. A server of the application's own may be one that speaks
     /// first, and then nothing was going to come.
     pub(super) fn head_is_late(&mut self, id: ConnectionId, now: Instant) {
-        let listener = self.connections.get(id).map(|connection| connection.listener);
-        let kind = listener.and_then(|id| self.listeners.get(&id)).map(|l| l.kind());
-        if kind == Some(Kind::App) {
+        if self.connections.get(id).is_some_and(|connection| connection.kind == Kind::App) {
             self.route(id, now);
         } else {
             self.count(Counter::RefusedTimeout);
@@ -396,7 +392,8 @@ impl Shard {
         if id >= self.connections.len() {
             self.connections.resize_with(id + 1, Connection::free);
         }
-        self.connections[id].open(listener);
+        let kind = self.listeners.get(&listener).map_or(Kind::Pool, |listener| listener.kind());
+        self.connections[id].open(listener, kind);
         self.open_connections += 1;
         self.connections[id].serial
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ChannelId;
-use super::listener::{Listener, ListenerId};
+use super::listener::{Kind, Listener, ListenerId};
 use crate::route::WorkerId;
 use crate::route::session_table::Sid;
 
@@ -57,6 +57,8 @@ pub struct Connection {
     pub serial: u32,
     /// Where it arrived.
     pub listener: ListenerId,
+    /// What that place speaks; known here even when it is closed meanwhile.
+    pub kind: Kind,
     /// Its session, when its request names one.
     pub sid: Option<Sid>,
     /// Counted as load on this worker until announced or handed elsewhere.
@@ -83,6 +85,7 @@ impl Connection {
             state: State::Free,
             serial: 0,
             listener: 0,
+            kind: Kind::Pool,
             sid: None,
             counted: None,
             waited: false,
@@ -95,9 +98,9 @@ impl Connection {
     }
 
     /// Takes an unused entry for a new connection.
-    pub fn open(&mut self, listener: ListenerId) {
-        let serial = self.serial.wrapping_add(1);
-        *self = Self { state: State::ExpectHead { seen: 0 }, serial, listener, ..Self::free() };
+    pub fn open(&mut self, listener: ListenerId, kind: Kind) {
+        let (serial, state) = (self.serial.wrapping_add(1), State::ExpectHead { seen: 0 });
+        *self = Self { state, serial, listener, kind, ..Self::free() };
     }
 
     /// Gives the entry back.

@@ -305,7 +305,7 @@ impl Shard {
             let serialization = channel.serialization;
             let (frame, delivery) = match (&entry.grant, server) {
                 (Some(frame), _) => (frame.clone(), Delivery::Grant),
-                (None, None) if listener.is_some_and(|l| l.kind() == Kind::App) => {
+                (None, None) if entry.kind == Kind::App => {
                     // The server was closed while the connection waited for room.
                     channel.waiting.pop_front();
                     let worker = channel.worker;

@@ -520,6 +520,11 @@ impl World {
                 break;
             }
         }
+        if !self.engines[index].done.is_empty() {
+            // Completions come in the order of their causes: an acknowledgement is never seen
+            // before the hand-off it answers.
+            return;
+        }
         let ids: Vec<usize> = self.engines[index].clients.iter().map(|(id, _)| id).collect();
         for id in ids {
             if self.draining || !self.chance.one_in(3) {
@@ -565,7 +570,10 @@ impl World {
                 return self.shards[index].peek_failed(id);
             }
             let at = held.client;
-            if let Some(sid) = &client.sid {
+            // A head that was late has been routed without its line.
+            let in_time =
+                matches!(self.shards[index].connections[id].state, State::ExpectHead { .. });
+            if let Some(sid) = client.sid.as_ref().filter(|_| in_time) {
                 let owner = self.shared.sessions.get(sid.as_bytes());
                 self.clients[at].owner = owner
                     .filter(|_| client.arrived == client.script.len())
