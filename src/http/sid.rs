@@ -18,15 +18,14 @@ pub fn sid(target: &[u8]) -> Option<Cow<'_, [u8]>> {
     let target = before(target, b'#');
     let (_, mut query) = split_once(target, b'?')?;
     loop {
-        let pair = before(query, b'&');
-        if let Some(rest) = pair.strip_prefix(b"sid") {
-            match rest {
-                [] | [b'='] => return None,
-                [b'=', value @ ..] => return Some(decode(value)),
-                _ => {}
+        match query.strip_prefix(b"sid") {
+            Some([b'=', rest @ ..]) => {
+                let value = before(rest, b'&');
+                return (!value.is_empty()).then(|| decode(value));
             }
+            Some([] | [b'&', ..]) => return None,
+            _ => (_, query) = split_once(query, b'&')?,
         }
-        (_, query) = split_once(query, b'&')?;
     }
 }
 
