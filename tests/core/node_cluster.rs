@@ -158,6 +158,25 @@ both_engines! {
         assert!(Connection::tcp(port).line().starts_with("hello from "));
     }
 
+    fn silent_clients_cross_shards_and_are_let_go(engine) {
+        let port = free_port();
+        let router = Router::on(engine)
+            .app("netserver")
+            .no_listen()
+            .env("PORT", port)
+            .option("--threads", 2)
+            .option("--head-timeout", 1)
+            .start();
+        let open = || crate::harness::process::fds(router.pid()).len();
+        let before = open();
+        // At the deadline a look at each is still under way, here or on its way elsewhere.
+        let mut silent: Vec<Connection> = (0..8).map(|_| Connection::tcp(port)).collect();
+        let pids: BTreeSet<String> = silent.iter_mut().map(|client| client.line()).collect();
+        assert_eq!(pids.len(), 2, "{pids:?}");
+        // The connections live on, and none of their sockets is left in the router.
+        until("the router lets go of them", SOON, || (open() <= before).then_some(()));
+    }
+
     fn a_udp_port_is_shared_by_the_workers(engine) {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let router = Router::on(engine).app("udp").no_listen().env("PORT", port).spawn();
