@@ -108,7 +108,7 @@ impl Shard {
                 self.set_timer(now + wait.min(REPEEK[1]), timer);
             }
             (Head::Fault(_), Kind::App) => self.route(id, now),
-            (Head::Fault(fault), Kind::Pool) => self.refuse_fault(id, fault, now),
+            (Head::Fault(fault), Kind::Pool) => self.refuse_fault(id, fault),
         }
     }
 
@@ -363,7 +363,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn stop_accepting(&mut self, _now: Instant) {
+    pub(super) fn stop_accepting(&mut self) {
         self.stopping = true;
         self.actions.push(Action::StopAccepting);
         for (id, serial) in std::mem::take(&mut self.awaiting_worker) {
@@ -398,7 +398,7 @@ impl Shard {
         self.connections[id].serial
     }
 
-    fn refuse_fault(&mut self, id: ConnectionId, fault: Fault, _now: Instant) {
+    fn refuse_fault(&mut self, id: ConnectionId, fault: Fault) {
         let (counter, response) = match fault {
             Fault::TooLong => (Counter::RefusedTooLong, TOO_LONG),
             Fault::NotHttp => (Counter::RefusedNotHttp, BAD_REQUEST),

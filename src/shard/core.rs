@@ -305,8 +305,9 @@ impl Shard {
             }
             Mail::RosterChanged => self.roster_changed(now),
             Mail::SessionsAnnounced => self.recheck_sessions(now),
+            // Being woken is enough: the end of the turn looks whether to read again.
             Mail::FlowResumes => {}
-            Mail::StopAccepting => self.stop_accepting(now),
+            Mail::StopAccepting => self.stop_accepting(),
             Mail::Exit => self.actions.push(Action::Exit),
         }
     }

@@ -50,10 +50,8 @@ impl Shard {
     /// Bytes have come on a channel, and so many sockets with them (the engine closes those).
     pub fn received(&mut self, id: ChannelId, bytes: &[u8], sockets: usize, now: Instant) {
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
-        for _ in 0..sockets {
-            let counters = &self.shared.counters[self.index];
-            counters.bump(Counter::SocketsFromWorkers);
-        }
+        let counters = &self.shared.counters[self.index];
+        counters.add(Counter::SocketsFromWorkers, sockets as u64);
         let mut frames = Vec::new();
         let fed = channel.deframer.feed(bytes, &mut |frame| frames.push(frame));
         for frame in frames {
