@@ -118,7 +118,7 @@ fn line(head: &[u8]) -> router::http::request_line::RequestLine<'_> {
 fn route(head: &[u8], sessions: &SessionTable, roster: &Roster) -> Option<WorkerId> {
     match sid(line(head).target) {
         Some(sid) => sessions.get(&sid).filter(|worker| roster.standing(*worker) != Standing::Gone),
-        None => Balance::LeastConnection.pick(roster, |_| true, 0),
+        None => Balance::LeastConnection.pick(roster, |_| true, 0, 0),
     }
 }
 
@@ -151,7 +151,7 @@ fn pick(c: &mut Criterion) {
         let roster = roster(workers);
         for balance in [Balance::LeastConnection, Balance::RoundRobin, Balance::Random] {
             group.bench_function(BenchmarkId::new(format!("{balance:?}"), workers), |b| {
-                b.iter(|| balance.pick(&roster, |_| true, black_box(0x1234_5678)));
+                b.iter(|| balance.pick(&roster, |_| true, black_box(0x1234_5678), 50_000));
             });
         }
         group.bench_function(BenchmarkId::new("ByHash", workers), |b| {

@@ -6,12 +6,14 @@
 pub mod listeners;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::LocalSet;
@@ -25,7 +27,7 @@ use crate::route::balance::Balance;
 use crate::route::roster::Standing;
 use crate::shard::ring::{Mail, Mailbox};
 use crate::shard::{self, Engine, Report, Reports, Settings, Shared};
-use crate::supervisor::{self, ChannelEnd, DataPlane, Event, Outcome};
+use crate::supervisor::{self, ChannelEnd, DataPlane, Event, LanePair, Outcome, Part};
 use crate::sys::wake::Wake;
 use crate::sys::{cpu, process, socket, uring};
 
@@ -34,6 +36,9 @@ const WORKERS_PER_SHARD: usize = 4;
 /// Send buffer towards a Node that cannot read a frame's length in two pieces: what lies unread
 /// then always fits one of its reads, so no length is ever cut by one.
 const SMALL_SEND_BUFFER: usize = 16 << 10;
+
+/// Different warnings of preloads that are logged, each once.
+const MAX_WARNINGS: usize = 256;
 
 /// Why the router could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +112,7 @@ async fn control(
     let (events, happened) = mpsc::unbounded_channel();
     let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
     tokio::task::spawn_local(pass_on);
+    let part = Some(Part { lane: true, adapter: true });
     let mut plane = Plane {
         shared: Arc::clone(shared),
         listeners: Rc::clone(&listeners),
@@ -115,7 +121,7 @@ async fn control(
         whole_headers: cannot_read_split_lengths(config),
     };
     let outcome = tokio::select! {
-        outcome = supervisor::run(config, &mut plane, happened) => outcome
+        outcome = supervisor::run(config, part, &mut plane, happened) => outcome
             .map_err(|reason| DaemonError::System { what: "signals", reason }),
         Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
     };
@@ -130,6 +136,7 @@ async fn pass_on(
     listeners: Rc<RefCell<Listeners>>,
     shared: Arc<Shared>,
 ) {
+    let mut warned = HashSet::new();
     while let Some(report) = reported.recv().await {
         let event = match report {
             Report::Online(worker) => Event::Online(worker),
@@ -144,6 +151,22 @@ async fn pass_on(
             }
             Report::ServerClosed(worker, listener) => {
                 listeners.borrow_mut().leave(worker, listener);
+                continue;
+            }
+            Report::Preloaded { worker, lane } => {
+                tracing::debug!(%worker, lane, "the preload is there");
+                continue;
+            }
+            Report::SpeaksFirst(listener) => {
+                for shard in 0..shared.mailboxes.len() {
+                    post(&shared, shard, Mail::AcceptSilent(Arc::clone(&listener)));
+                }
+                continue;
+            }
+            Report::Warning(worker, text) => {
+                if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
+                    tracing::warn!(%worker, "{text}");
+                }
                 continue;
             }
             Report::ChannelEnded(worker, end) => {
@@ -183,14 +206,31 @@ impl Plane {
     }
 }
 
+impl Plane {
+    /// Gives every shard its share of both ends.
+    fn lend_lane(&self, worker: WorkerId, lane: &LanePair) -> io::Result<()> {
+        for shard in 0..self.shared.mailboxes.len() {
+            let (ours, theirs) = (lane.ours.try_clone()?, lane.theirs.try_clone()?);
+            post(&self.shared, shard, Mail::Lane { worker, ours, theirs });
+        }
+        Ok(())
+    }
+}
+
 impl DataPlane for Plane {
-    fn attach(&mut self, worker: WorkerId, channel: OwnedFd) {
+    fn attach(&mut self, worker: WorkerId, channel: OwnedFd, lane: Option<LanePair>) {
         if self.whole_headers
             && let Err(error) = socket::set_send_buffer(channel.as_fd(), SMALL_SEND_BUFFER)
         {
             tracing::warn!(%worker, %error, "the channel's send buffer stays as it is");
         }
         self.shared.roster.set(worker, Standing::Starting);
+        if let Some(lane) = lane
+            && let Err(error) = self.lend_lane(worker, &lane)
+        {
+            // Its sockets go by its channel then.
+            tracing::warn!(%worker, %error, "the worker's lane cannot be used");
+        }
         let (serialization, whole_headers) = (self.serialization, self.whole_headers);
         self.tell(worker, Mail::Attach { worker, channel, serialization, whole_headers });
     }
@@ -198,8 +238,11 @@ impl DataPlane for Plane {
     fn set_ready(&mut self, worker: WorkerId, ready: bool) {
         // A channel that has ended meanwhile has taken the worker off the roster already.
         if self.shared.roster.standing(worker) != Standing::Gone {
-            let standing = if ready { Standing::Ready } else { Standing::Draining };
-            self.shared.roster.set(worker, standing);
+            if ready {
+                self.shared.roster.set_ready(worker, self.shared.millis(clock()));
+            } else {
+                self.shared.roster.set(worker, Standing::Draining);
+            }
         }
         self.tell_all(|| Mail::RosterChanged);
     }
@@ -268,8 +311,17 @@ fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
         balance: balance(config.balance),
         head_timeout: config.head_timeout,
         out_queue: shard::MAX_OUT_QUEUE,
+        lanes: true,
+        self_routing: true,
+        by_address: false,
     };
-    Ok(Shared::new(config.app.workers, mailboxes, settings))
+    Ok(Shared::new(config.app.workers, mailboxes, settings, None, clock()))
+}
+
+/// The wall's clock is nobody's business here: shards count from when they were made.
+#[expect(clippy::disallowed_methods, reason = "the data plane's clock starts here")]
+fn clock() -> Instant {
+    Instant::now()
 }
 
 fn start_shards(

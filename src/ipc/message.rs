@@ -9,7 +9,8 @@ use super::Serialization;
 use super::frame::LENGTH_PREFIX;
 pub use super::packet::{Packet, PacketKind, Uid};
 use super::value::{Fields, Scalar, Top};
-use super::{json, packet, reply, v8};
+pub use super::preload::{Returned, Speaks, Word};
+use super::{json, packet, preload, reply, v8};
 
 /// What a worker says to the router, or through it.
 #[derive(Debug, PartialEq, Clone)]
@@ -22,6 +23,8 @@ pub enum Message {
     Handle {
         /// The server that the socket belongs to, if any.
         key: Option<String>,
+        /// A connection that the preload gives back.
+        returned: Option<Returned>,
     },
     /// The worker wants to know when all sockets of `key` are closed here.
     SocketNotifyClose {
@@ -70,6 +73,8 @@ pub enum Message {
     Ready,
     /// A cluster adapter's packet, to be relayed verbatim.
     Packet(Packet),
+    /// The preload speaks.
+    Preload(Word),
     /// Anything else: the application's own messages, unknown commands, values that cannot be read.
     Other,
 }
@@ -145,7 +150,8 @@ pub fn read(serialization: Serialization, frame: &[u8]) -> Message {
     };
     let message = match &top {
         Some(Top::Object(fields)) => meaning(fields),
-        Some(Top::Text(text)) => text.is("ready").then_some(Message::Ready),
+        Some(Top::Text(text)) if text.is("ready") => Some(Message::Ready),
+        Some(Top::Text(text)) => preload::word(text).map(Message::Preload),
         Some(Top::Opaque) | None => None,
     };
     message.unwrap_or(Message::Other)
@@ -179,7 +185,13 @@ fn command(fields: &Fields<'_>) -> Option<Message> {
     Some(match &*fields.cmd.text()?.to_str() {
         "NODE_HANDLE_ACK" => Message::HandleAck,
         "NODE_HANDLE_NACK" => Message::HandleNack,
-        reply::HANDLE => Message::Handle { key: fields.key.string() },
+        reply::HANDLE => Message::Handle {
+            key: fields.key.string(),
+            returned: match fields.msg.text().and_then(preload::word) {
+                Some(Word::Return(returned)) => Some(returned),
+                _ => None,
+            },
+        },
         "NODE_SOCKET_NOTIFY_CLOSE" => Message::SocketNotifyClose { key: fields.key.string()? },
         "NODE_SOCKET_GET_COUNT" => Message::SocketGetCount { key: fields.key.string()? },
         "NODE_CLUSTER" => cluster(fields)?,
@@ -274,7 +286,7 @@ mod tests {
              7b027b03",
         );
         assert_eq!(sticky.len(), 86);
-        assert_eq!(read(Advanced, &sticky), Message::Handle { key: None });
+        assert_eq!(read(Advanced, &sticky), Message::Handle { key: None, returned: None });
 
         let msg = Js::Object(vec![("key".to_owned(), Leaf::Text("not this".to_owned()))]);
         let socket = [
@@ -284,8 +296,8 @@ mod tests {
             ("key", "4:127.0.0.1:3000".into()),
         ];
         let key = || "4:127.0.0.1:3000".to_owned();
-        assert_eq!(meaning_of(&socket[..3]), Message::Handle { key: None });
-        assert_eq!(meaning_of(&socket), Message::Handle { key: Some(key()) });
+        assert_eq!(meaning_of(&socket[..3]), Message::Handle { key: None, returned: None });
+        assert_eq!(meaning_of(&socket), Message::Handle { key: Some(key()), returned: None });
         for (cmd, expected) in [
             ("NODE_SOCKET_NOTIFY_CLOSE", Message::SocketNotifyClose { key: key() }),
             ("NODE_SOCKET_GET_COUNT", Message::SocketGetCount { key: key() }),

@@ -10,6 +10,7 @@
 //! | [`frame`] | cuts a stream into frames |
 //! | [`message`] | what a frame means |
 //! | [`packet`] | the cluster adapter's packets, known by their first and last bytes |
+//! | `preload` | what the router's own script in the worker says |
 //! | [`reply`] | the frames the router writes |
 //! | `v8`, `json` | the two serializations, reading and writing |
 //! | `value` | the little of a message that is ever looked at |
@@ -25,6 +26,7 @@ mod javascript;
 mod json;
 pub mod message;
 pub mod packet;
+mod preload;
 pub mod reply;
 mod v8;
 mod value;

@@ -22,6 +22,8 @@ pub struct SockName {
     pub port: u16,
 }
 
+/// What no application sees, since Node keeps what starts so to itself.
+const PRELOAD: Value<'static> = Text("NODE_ROUTER");
 const CLUSTER: Value<'static> = Text("NODE_CLUSTER");
 /// What a message is called that a socket comes with.
 pub(super) const HANDLE: &str = "NODE_HANDLE";
@@ -73,6 +75,32 @@ pub fn new_connection(serialization: Serialization, key: &str, seq: i64) -> Byte
     let message =
         [("cmd", CLUSTER), ("act", Text("newconn")), ("key", Text(key)), ("seq", Int(seq))];
     native_handle(serialization, &message)
+}
+
+/// A client's socket, explained to the preload: for the worker's server of this number (0: for a
+/// sticky worker), after the bytes sent under `id` (0: none), from this peer (empty: as the kernel
+/// has it).
+pub fn explained_connection(
+    serialization: Serialization,
+    id: i64,
+    server: u32,
+    peer: &str,
+) -> Bytes {
+    let message = [
+        ("cmd", PRELOAD),
+        ("act", Text("connection")),
+        ("id", Int(id)),
+        ("server", Int(i64::from(server))),
+        ("peer", Text(peer)),
+    ];
+    native_handle(serialization, &message)
+}
+
+/// Bytes of a connection that were read elsewhere; one character a byte.
+pub fn carried_bytes(serialization: Serialization, id: i64, bytes: &[u8]) -> Bytes {
+    let text: String = bytes.iter().copied().map(char::from).collect();
+    let message = [("cmd", PRELOAD), ("act", Text("bytes")), ("id", Int(id)), ("data", Text(&text))];
+    write(serialization, Object(&message))
 }
 
 /// The router listens for the worker. `sockname` is left out for Unix sockets.
@@ -194,7 +222,7 @@ mod tests {
             assert_eq!(sticky_connection(s), write(s, STICKY_CONNECTION));
             assert_eq!(read(s, &handle_ack(s)), Message::HandleAck);
             assert_eq!(read(s, &handle_nack(s)), Message::HandleNack);
-            assert_eq!(read(s, &new_connection(s, "k€", 1)), Message::Handle { key: None });
+            assert_eq!(read(s, &new_connection(s, "k€", 1)), Message::Handle { key: None, returned: None });
         }
         assert_eq!(sticky_connection(Advanced).len(), 86);
         let wide = write(Advanced, Object(&[("aa", Text("€"))]));

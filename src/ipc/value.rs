@@ -94,6 +94,15 @@ impl Text<'_> {
         }
     }
 
+    /// One byte for each character; `None` if one of them needs more.
+    pub(super) fn bytes(&self) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::Latin1(bytes) => Some(Cow::Borrowed(bytes)),
+            Self::Utf16(bytes) => units(bytes).map(|unit| u8::try_from(unit).ok()).collect(),
+            Self::Utf8(text) => text.chars().map(|c| u8::try_from(c).ok()).collect(),
+        }
+    }
+
     /// Whether it is `word`, which is ASCII. Decides without decoding.
     pub(super) fn is(&self, word: &str) -> bool {
         match self {
@@ -134,6 +143,7 @@ pub(super) struct Fields<'a> {
     pub(super) index: Scalar<'a>,
     pub(super) key: Scalar<'a>,
     pub(super) kind: Scalar<'a>,
+    pub(super) msg: Scalar<'a>,
     pub(super) nsp: Scalar<'a>,
     pub(super) port: Scalar<'a>,
     pub(super) requester: Scalar<'a>,
@@ -165,6 +175,7 @@ impl<'a> Fields<'a> {
             b"index" => &mut self.index,
             b"key" => &mut self.key,
             b"type" => &mut self.kind,
+            b"msg" => &mut self.msg,
             b"nsp" => &mut self.nsp,
             b"port" => &mut self.port,
             b"requesterUid" => &mut self.requester,

@@ -66,8 +66,16 @@ counters! {
     Stalled => "stalled",
     /// Session announcements that could not be kept (id too long, table full).
     SessionsRefused => "sessions_refused",
-    /// Sockets that workers sent to the router, acknowledged and closed.
+    /// Sockets that workers sent to the router without a word of the preload's, and were closed.
     SocketsFromWorkers => "sockets_from_workers",
+    /// Connections that a worker gave back, because their next request is another worker's.
+    Returned => "returned",
+    /// Sockets that a worker had no descriptor for: their clients were cut off.
+    Lost => "lost",
+    /// Closed: the header of the PROXY protocol is missing or malformed.
+    ClosedNoProxy => "closed_no_proxy",
+    /// Closed: the PROXY protocol spoken by somebody who is not trusted.
+    ClosedUntrusted => "closed_untrusted",
 }
 
 /// The counters of one shard.

@@ -13,17 +13,22 @@ pub enum Balance {
     RoundRobin,
     /// Any, by chance.
     Random,
+    /// Of two by chance, the one that will answer sooner (Mitzenmacher, 2001: "The power of two
+    /// choices"): what `load.rs` says of delay, utilisation and what is on its way.
+    LeastLag,
 }
 
 impl Balance {
     /// Picks one of the ready workers that `may` serve, or `None` when there is none.
     ///
-    /// `chance` is the caller's randomness: this room has none.
+    /// `chance` is the caller's randomness and `now` its clock in milliseconds: this room has
+    /// neither.
     pub fn pick(
         self,
         roster: &Roster,
         may: impl Fn(WorkerId) -> bool,
         chance: u64,
+        now: u64,
     ) -> Option<WorkerId> {
         let candidates = || roster.ready().filter(|worker| may(*worker));
         match self {
@@ -37,6 +42,15 @@ impl Balance {
             }
             Self::RoundRobin => nth(&candidates, roster.next_turn()),
             Self::Random => nth(&candidates, usize::try_from(chance >> 1).unwrap_or(0)),
+            Self::LeastLag => {
+                let count = candidates().count();
+                let first = usize::try_from(chance >> 33).unwrap_or(0).checked_rem(count)?;
+                let other = usize::try_from(chance >> 1 & 0xffff_ffff).unwrap_or(0);
+                let step = other.checked_rem(count - 1).map_or(0, |step| step + 1);
+                let two = [first, (first + step) % count];
+                let two = two.into_iter().filter_map(|number| candidates().nth(number));
+                two.min_by_key(|worker| roster.cost(*worker, now))
+            }
         }
     }
 }
@@ -89,8 +103,13 @@ mod tests {
 
     #[test]
     fn nobody_ready_is_nobody() {
-        for balance in [Balance::LeastConnection, Balance::RoundRobin, Balance::Random] {
-            assert_eq!(balance.pick(&roster(&[]), any, 3), None);
+        for balance in [
+            Balance::LeastConnection,
+            Balance::RoundRobin,
+            Balance::Random,
+            Balance::LeastLag,
+        ] {
+            assert_eq!(balance.pick(&roster(&[]), any, 3, 0), None);
         }
         assert_eq!(pick_by_hash(&roster(&[]), any, 3), None);
     }
@@ -100,8 +119,8 @@ mod tests {
         let roster = roster(&[2, 5]);
         let mut counts = [0_u32; 8];
         for _ in 0..16 {
-            let worker = Balance::LeastConnection.pick(&roster, any, 0).expect("one is ready");
-            roster.add_load(worker);
+            let worker = Balance::LeastConnection.pick(&roster, any, 0, 0).expect("one is ready");
+            roster.hope(worker);
             counts[usize::from(worker.slot)] += 1;
         }
         assert_eq!((counts[2], counts[5]), (8, 8));
@@ -112,7 +131,7 @@ mod tests {
         let roster = roster(&[0, 1, 2]);
         let may = |worker: WorkerId| worker.slot != 1;
         let picked: Vec<u16> = (0..4)
-            .filter_map(|_| Balance::RoundRobin.pick(&roster, may, 0))
+            .filter_map(|_| Balance::RoundRobin.pick(&roster, may, 0, 0))
             .map(|worker| worker.slot)
             .collect();
         assert_eq!(picked, [0, 2, 0, 2]);
@@ -133,5 +152,21 @@ mod tests {
             }
         }
         assert!((150..350).contains(&moved), "a quarter, more or less: {moved}");
+    }
+
+    #[test]
+    fn least_lag_leaves_a_worker_that_does_not_answer() {
+        let (only, roster) = (roster(&[2]), roster(&[0, 1, 2, 3]));
+        let slow = WorkerId { slot: 2, generation: 1 };
+        roster.unread(slow, 50_000);
+        let mut counts = [0; 4];
+        for n in 0..4000_u64 {
+            let chance = mix(n);
+            let picked = Balance::LeastLag.pick(&roster, any, chance, 50_250).expect("ready");
+            counts[usize::from(picked.slot)] += 1;
+        }
+        assert_eq!(counts[2], 0, "it always loses against the other of the two");
+        assert!(counts.iter().filter(|count| **count > 800).count() == 3, "{counts:?}");
+                assert_eq!(Balance::LeastLag.pick(&only, any, 7, 50_250), Some(slow));
     }
 }

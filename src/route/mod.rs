@@ -3,7 +3,9 @@
 //! Pure but for atomics: everything here is shared between the shards and read on every request.
 
 pub mod balance;
+pub mod load;
 pub mod roster;
+pub mod self_routing;
 pub mod session_table;
 
 use std::fmt;

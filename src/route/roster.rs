@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 
 use super::WorkerId;
+use super::load::{Load, LoadReport, Ticket};
+use super::self_routing::Named;
 
 /// Slots a roster can have: `--workers` at most.
 pub const MAX_SLOTS: usize = 1024;
@@ -46,11 +48,25 @@ impl Standing {
     }
 }
 
-/// One slot: `standing` is generation << 2 | standing, `load` is generation << 32 | count.
+/// One slot.
 #[derive(Debug, Default)]
 struct Slot {
+    /// Generation << 2 | standing.
     standing: AtomicU64,
-    load: AtomicU64,
+    /// Generation << 2 | full << 1 | has a lane.
+    lane: AtomicU64,
+    load: Load,
+}
+
+const HAS_LANE: u64 = 1;
+const FULL: u64 = 2;
+
+/// A hand-off that may become a session: see [`Roster::hope`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hope {
+    /// Where.
+    pub worker: WorkerId,
+    ticket: Ticket,
 }
 
 /// All slots of one pool of workers.
@@ -87,11 +103,20 @@ impl Roster {
     /// Sets what may be done with `worker`. A new generation starts with no load.
     pub fn set(&self, worker: WorkerId, standing: Standing) {
         let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
-        let generation = u64::from(worker.generation);
-        if slot.load.load(Ordering::Relaxed) >> 32 != generation {
-            slot.load.store(generation << 32, Ordering::Relaxed);
+        if !slot.load.is_of(worker.generation) {
+            slot.load.begin(worker.generation);
+            slot.lane.store(u64::from(worker.generation) << 2, Ordering::Relaxed);
         }
-        slot.standing.store(generation << 2 | standing.bits(), Ordering::Release);
+        let word = u64::from(worker.generation) << 2 | standing.bits();
+        slot.standing.store(word, Ordering::Release);
+    }
+
+    /// Takes `worker` as ready, at this time of the shards' clock in milliseconds.
+    pub fn set_ready(&self, worker: WorkerId, now: u64) {
+        self.set(worker, Standing::Ready);
+        if let Some(load) = self.of(worker) {
+            load.ready(now);
+        }
     }
 
     /// `worker` is gone. A successor that is there already stays.
@@ -131,41 +156,127 @@ impl Roster {
         })
     }
 
+    /// The worker that a self-routing session id names, if it is there.
+    #[must_use]
+    pub fn find(&self, named: Named) -> Option<(WorkerId, Standing)> {
+        self.present(named.slot()).filter(|(worker, _)| named.is(*worker))
+    }
+
+    /// Sockets go to `worker` by its lane from now on.
+    pub fn open_lane(&self, worker: WorkerId) {
+        self.change_lane(worker, |bits| bits | HAS_LANE);
+    }
+
+    /// Whether sockets go to `worker` by its lane.
+    #[must_use]
+    pub fn has_lane(&self, worker: WorkerId) -> bool {
+        self.lane_bits(worker) & HAS_LANE != 0
+    }
+
+    /// `worker` is (not) out of descriptors: it gets no sockets while it is.
+    pub fn set_full(&self, worker: WorkerId, full: bool) {
+        self.change_lane(worker, |bits| if full { bits | FULL } else { bits & !FULL });
+    }
+
+    /// Whether `worker` is out of descriptors.
+    #[must_use]
+    pub fn is_full(&self, worker: WorkerId) -> bool {
+        self.lane_bits(worker) & FULL != 0
+    }
+
+    fn lane_bits(&self, worker: WorkerId) -> u64 {
+        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return 0 };
+        let word = slot.lane.load(Ordering::Acquire);
+        if word >> 2 == u64::from(worker.generation) { word & 3 } else { 0 }
+    }
+
+    fn change_lane(&self, worker: WorkerId, change: impl Fn(u64) -> u64) {
+        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
+        // An error means another generation.
+        let _late = slot.lane.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            let mine = word >> 2 == u64::from(worker.generation);
+            mine.then(|| word >> 2 << 2 | change(word & 3))
+        });
+    }
+
     /// Sessions of `worker`, and hand-offs that may become sessions.
     #[must_use]
     pub fn load(&self, worker: WorkerId) -> u32 {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return 0 };
-        let word = slot.load.load(Ordering::Relaxed);
-        if word >> 32 == u64::from(worker.generation) { low(word) } else { 0 }
+        self.of(worker).map_or(0, |load| load.count(worker.generation))
     }
 
-    /// Counts one more session or hand-off for `worker`.
-    pub fn add_load(&self, worker: WorkerId) {
-        self.change_load(worker, |count| count.saturating_add(1));
+    /// Counts a hand-off to `worker` that may become a session.
+    pub fn hope(&self, worker: WorkerId) -> Hope {
+        let ticket = self.of(worker).map_or(0, |load| load.hope(worker.generation));
+        Hope { worker, ticket }
     }
 
-    /// Counts one less.
-    pub fn drop_load(&self, worker: WorkerId) {
-        self.change_load(worker, |count| count.saturating_sub(1));
+    /// The hand-off has failed.
+    pub fn hope_fails(&self, worker: WorkerId) {
+        if let Some(load) = self.of(worker) {
+            load.hope_fails(worker.generation);
+        }
     }
 
-    fn change_load(&self, worker: WorkerId, change: impl Fn(u32) -> u32) {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
-        // An error means another generation: the count is nobody's any more.
-        let _late = slot.load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let mine = word >> 32 == u64::from(worker.generation);
-            mine.then(|| word >> 32 << 32 | u64::from(change(low(word))))
-        });
+    /// The hand-off, and those before it, have had their time.
+    pub fn hope_ends(&self, hope: Hope) {
+        if let Some(load) = self.of(hope.worker) {
+            load.hope_ends(hope.worker.generation, hope.ticket);
+        }
+    }
+
+    /// Whether there are hand-offs anywhere that may yet become sessions.
+    #[must_use]
+    pub fn expects_sessions(&self) -> bool {
+        self.slots.iter().any(|slot| slot.load.hopes() > 0)
+    }
+
+    /// Sessions of `worker` have opened.
+    pub fn opened(&self, worker: WorkerId, sessions: u32) {
+        if let Some(load) = self.of(worker) {
+            load.opened(worker.generation, sessions);
+        }
+    }
+
+    /// Sessions of `worker` have closed.
+    pub fn closed(&self, worker: WorkerId, sessions: u32) {
+        if let Some(load) = self.of(worker) {
+            load.closed(worker.generation, sessions);
+        }
+    }
+
+    /// The preload of `worker` has reported, at this time of the shards' clock in milliseconds.
+    pub fn reported(&self, worker: WorkerId, report: LoadReport, now: u64) {
+        if let Some(load) = self.of(worker) {
+            load.opened(worker.generation, report.opened);
+            load.closed(worker.generation, report.closed);
+            load.reported(report, now);
+        }
+    }
+
+    /// Sockets have lain unread in the lane of `worker` since then; 0: none do.
+    pub fn unread(&self, worker: WorkerId, since: u64) {
+        if let Some(load) = self.of(worker) {
+            load.unread(since);
+        }
+    }
+
+    /// What a new session would cost at `worker`: see `load.rs`.
+    #[must_use]
+    pub fn cost(&self, worker: WorkerId, now: u64) -> u64 {
+        self.of(worker).map_or(u64::MAX, |load| load.cost(now))
+    }
+
+    /// The load of `worker`, if its slot is still its own.
+    fn of(&self, worker: WorkerId) -> Option<&Load> {
+        let load = &self.slots.get(usize::from(worker.slot))?.load;
+        load.is_of(worker.generation).then_some(load)
     }
 
     /// The next turn of a rotation over all shards.
     pub(super) fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed) as usize
     }
-}
-
-fn low(word: u64) -> u32 {
-    u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -197,14 +308,26 @@ mod tests {
     fn late_counts_do_not_reach_the_successor() {
         let roster = Roster::new(1);
         roster.set(worker(0, 1), Standing::Ready);
-        roster.add_load(worker(0, 1));
-        roster.add_load(worker(0, 1));
+        roster.opened(worker(0, 1), 2);
         assert_eq!(roster.load(worker(0, 1)), 2);
         roster.set(worker(0, 2), Standing::Starting);
-        roster.add_load(worker(0, 1));
-        roster.drop_load(worker(0, 1));
+        roster.opened(worker(0, 1), 1);
+        roster.closed(worker(0, 1), 1);
         assert_eq!(roster.load(worker(0, 2)), 0);
-        roster.drop_load(worker(0, 2));
+        roster.closed(worker(0, 2), 1);
         assert_eq!(roster.load(worker(0, 2)), 0);
+    }
+
+    #[test]
+    fn a_lane_is_its_workers_alone() {
+        let roster = Roster::new(1);
+        roster.set(worker(0, 1), Standing::Ready);
+        roster.open_lane(worker(0, 1));
+        roster.set_full(worker(0, 1), true);
+        assert!(roster.has_lane(worker(0, 1)) && roster.is_full(worker(0, 1)));
+        roster.set(worker(0, 2), Standing::Starting);
+        roster.open_lane(worker(0, 1));
+        assert!(!roster.has_lane(worker(0, 1)) && !roster.has_lane(worker(0, 2)));
+        assert!(!roster.is_full(worker(0, 2)));
     }
 }

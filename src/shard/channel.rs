@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::ConnectionId;
 use super::handoff::HandOffs;
-use super::listener::Listener;
+use super::listener::{Listener, ListenerId};
 use super::relay::Adapters;
 use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
@@ -28,11 +28,18 @@ const FRAME_OVERHEAD: usize = 96;
 /// Servers one worker can have open through the router.
 pub const MAX_SERVERS: usize = 256;
 
+/// Closed servers that are remembered: sockets on their way to them come back.
+const CLOSED_SERVERS: usize = 64;
+/// Warnings of one worker's preload that are passed on.
+pub const MAX_WARNINGS: u32 = 32;
+
 /// A server inside the worker that listens through the router.
 #[derive(Debug)]
 pub struct Server {
     /// Names it towards the worker; unique for the worker's lifetime.
     pub key: String,
+    /// What the key ends in: names it towards the preload.
+    pub number: u32,
     /// Where its connections arrive; `None`: at the pool's listeners.
     pub listener: Option<Arc<Listener>>,
     /// Has said that it listens.
@@ -77,14 +84,14 @@ pub struct Channel {
     pub progress: Instant,
     /// This worker's queue is over its bound, and counted among those that are.
     pub congested: bool,
-    /// Hand-offs without a session that may yet become one, by when they will not.
-    pub hopeful: VecDeque<Instant>,
-    /// A timer is set for the first of them.
-    pub hope_timer: bool,
+    /// Sockets the worker has sent whose message has not come yet.
+    pub arrived: VecDeque<ConnectionId>,
     /// What it announced as a cluster adapter.
     pub adapters: Adapters,
     /// Its servers.
     pub servers: Vec<Server>,
+    /// The last ones it has closed: numbers, and where their connections arrived.
+    closed: VecDeque<(u32, Option<ListenerId>)>,
     /// Requests to listen that the control thread has not answered.
     pub asked: Vec<QueryServer>,
     /// What it has reported once and need not report again.
@@ -100,11 +107,12 @@ pub struct Channel {
     writing: bool,
     next_sequence: i64,
     next_key: u32,
+    next_carried: i64,
 }
 
 /// First times that matter to the supervisor.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent first times")]
+#[expect(clippy::struct_excessive_bools, reason = "five independent first times")]
 pub struct Told {
     /// The process runs.
     pub online: bool,
@@ -114,6 +122,10 @@ pub struct Told {
     pub ready: bool,
     /// A server of its listens.
     pub listening: bool,
+    /// Its preload is there.
+    pub preload: bool,
+    /// Warnings passed on.
+    pub warnings: u32,
 }
 
 impl Channel {
@@ -135,10 +147,10 @@ impl Channel {
             full: false,
             progress: now,
             congested: false,
-            hopeful: VecDeque::new(),
-            hope_timer: false,
+            arrived: VecDeque::new(),
             adapters: Adapters::default(),
             servers: Vec::new(),
+            closed: VecDeque::new(),
             asked: Vec::new(),
             told: Told::default(),
             whole_headers,
@@ -149,6 +161,7 @@ impl Channel {
             writing: false,
             next_sequence: 0,
             next_key: 0,
+            next_carried: 0,
         }
     }
 
@@ -157,6 +170,12 @@ impl Channel {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         sequence
+    }
+
+    /// The next name for bytes that are carried to the worker; never 0.
+    pub fn carried(&mut self) -> i64 {
+        self.next_carried += 1;
+        self.next_carried
     }
 
     /// Queues a frame. The bound is looked at by [`Self::is_over`]: a frame that has come this far
@@ -249,6 +268,7 @@ impl Channel {
         let key = format!("{id}:{}", self.next_key);
         self.servers.push(Server {
             key: key.clone(),
+            number: self.next_key,
             listener,
             listening: false,
             index: request.index,
@@ -275,7 +295,12 @@ impl Channel {
     /// The server of this key is closed.
     pub fn remove_server(&mut self, key: &str) -> Option<Server> {
         let index = self.servers.iter().position(|server| server.key == key)?;
-        Some(self.servers.remove(index))
+        let server = self.servers.remove(index);
+        if self.closed.len() >= CLOSED_SERVERS {
+            self.closed.pop_front();
+        }
+        self.closed.push_back((server.number, server.listener.as_ref().map(|own| own.id())));
+        Some(server)
     }
 
     /// Whether a server of the worker's listens there.
@@ -287,10 +312,28 @@ impl Channel {
         })
     }
 
-    /// The key of the server that takes connections of `listener`: its own, or for the pool's
-    /// the first that listens. `None`: the worker takes sticky connections.
+    /// Where connections for the server of this number arrived, be it closed by now: at `pool`,
+    /// unless it has a place of its own.
     #[must_use]
-    pub fn server_for(&self, listener: &Listener) -> Option<&str> {
+    pub fn origin(&self, number: u32, pool: Option<ListenerId>) -> Option<ListenerId> {
+        if number == 0 {
+            return pool;
+        }
+        let open = self.server(number).map(|server| server.listener.as_ref().map(|own| own.id()));
+        let closed = || self.closed.iter().find(|(closed, _)| *closed == number).map(|(_, id)| *id);
+        open.or_else(closed)?.or(pool)
+    }
+
+    /// The server of this number.
+    #[must_use]
+    pub fn server(&self, number: u32) -> Option<&Server> {
+        self.servers.iter().find(|server| server.number == number)
+    }
+
+    /// The server that takes connections of `listener`: its own, or for the pool's the first that
+    /// listens. `None`: the worker takes sticky connections.
+    #[must_use]
+    pub fn server_for(&self, listener: &Listener) -> Option<&Server> {
         let listening = || self.servers.iter().filter(|server| server.listening);
         let own = listening()
             .find(|server| server.listener.as_ref().is_some_and(|own| own.id() == listener.id()));
@@ -300,6 +343,6 @@ impl Channel {
             }
             super::listener::Kind::App => None,
         };
-        own.or_else(pooled).map(|server| server.key.as_str())
+        own.or_else(pooled)
     }
 }

@@ -15,9 +15,11 @@ use super::{
 };
 use crate::http::request_line::{self, Fault, Head};
 use crate::http::sid::sid;
+use crate::ipc::message::Returned;
 use crate::metrics::Counter;
 use crate::route::balance::pick_by_hash;
 use crate::route::roster::{Roster, Standing};
+use crate::route::self_routing::named;
 use crate::route::session_table::Sid;
 use crate::route::{self, WorkerId};
 
@@ -48,10 +50,35 @@ impl Shard {
     /// A client has connected. The engine keeps its socket under `id`.
     pub fn accepted(&mut self, id: ConnectionId, listener: ListenerId, now: Instant) {
         self.count(Counter::Accepted);
-        let serial = self.admit(id, listener);
-        let deadline = now + self.shared.settings.head_timeout;
-        self.await_head_until(deadline, id, serial);
-        self.actions.push(Action::Peek(id));
+        self.admit(id, listener);
+        if self.shared.trusts.is_some() {
+            self.set_head_deadline(id, now);
+            self.expect_proxy(id);
+        } else {
+            self.expect_head(id, now);
+        }
+    }
+
+    /// The client has until its deadline to say what it wants.
+    pub(super) fn expect_head(&mut self, id: ConnectionId, now: Instant) {
+        self.set_head_deadline(id, now);
+        self.expect_request(id, now);
+    }
+
+    fn set_head_deadline(&mut self, id: ConnectionId, now: Instant) {
+        let serial = self.connections[id].serial;
+        self.await_head_until(now + self.shared.settings.head_timeout, id, serial);
+    }
+
+    pub(super) fn expect_request(&mut self, id: ConnectionId, now: Instant) {
+        let connection = &mut self.connections[id];
+        connection.state = State::ExpectHead { seen: 0 };
+        let listener = self.listeners.get(&connection.listener);
+        if listener.is_some_and(|listener| listener.may_speak_first()) {
+            self.route_unreadable(id, self.shared.settings.by_address, now);
+        } else {
+            self.actions.push(Action::Peek(id));
+        }
     }
 
     /// A connection of another shard's has arrived for a worker of this one.
@@ -65,8 +92,38 @@ impl Shard {
         connection.give_up = transit.give_up;
         connection.tries = transit.tries;
         connection.refused_by = transit.refused_by;
+        connection.peer = transit.peer;
+        connection.address = transit.address;
+        connection.carried = transit.carried;
         connection.waited = true;
         self.deliver(id, transit.worker, now);
+    }
+
+    /// A worker gives a connection back, with what it had read of its next request. The engine
+    /// keeps the socket under `id`.
+    pub(super) fn returned(
+        &mut self,
+        id: ConnectionId,
+        listener: ListenerId,
+        from: WorkerId,
+        returned: Returned,
+        now: Instant,
+    ) {
+        self.admit(id, listener);
+        self.connections[id].peer = returned.peer;
+        if returned.bytes.is_empty() {
+            // It had no room, or no server any more.
+            self.connections[id].refused(from.slot);
+            self.count(Counter::Redispatched);
+            return self.expect_head(id, now);
+        }
+        self.count(Counter::Returned);
+        let connection = &mut self.connections[id];
+        if let Head::Line(line) = request_line::parse(&returned.bytes) {
+            connection.sid = sid(line.target).map(|sid| Sid::new(&sid));
+        }
+        connection.carried = Some(returned.bytes.into());
+        self.route(id, now);
     }
 
     /// The engine keeps a socket under `id` that is for the worker itself.
@@ -78,13 +135,29 @@ impl Shard {
     /// What has arrived of the request, or nothing at the end of the stream.
     pub fn peeked(&mut self, id: ConnectionId, bytes: &[u8], finished: bool, now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let State::ExpectHead { seen } = connection.state else { return };
-        let kind = connection.kind;
-        if bytes.is_empty() {
+        let state = connection.state;
+        if bytes.is_empty() && state.is_early() {
             self.count(Counter::Abandoned);
             return self.close(id);
         }
-        match (request_line::parse(bytes), kind) {
+        match state {
+            State::ExpectHead { seen } => self.head_peeked(id, bytes, seen, finished, now),
+            State::ExpectProxy { seen } => self.proxy_peeked(id, bytes, seen, finished, now),
+            _ => {}
+        }
+    }
+
+    fn head_peeked(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        seen: usize,
+        finished: bool,
+        now: Instant,
+    ) {
+        let connection = &mut self.connections[id];
+        let by_address = self.shared.settings.by_address;
+        match (request_line::parse(bytes), connection.kind) {
             (Head::Line(line), _) => {
                 connection.sid = sid(line.target).map(|sid| Sid::new(&sid));
                 connection.tries = 0;
@@ -95,21 +168,34 @@ impl Shard {
                 connection.tries = 0;
                 self.actions.push(Action::PeekBeyond { connection: id, beyond: bytes.len() });
             }
-            (Head::Incomplete, Kind::App) if finished => self.route(id, now),
+            (Head::Incomplete, Kind::App) if finished => {
+                self.route_unreadable(id, by_address, now);
+            }
             (Head::Incomplete, Kind::Pool) if finished => {
                 self.count(Counter::Abandoned);
                 self.close(id);
             }
-            (Head::Incomplete, _) => {
-                // Woken without news: a Unix socket knows no low-water mark.
-                let wait = REPEEK[0] * 2_u32.saturating_pow(connection.tries.min(6));
-                connection.tries += 1;
-                let timer = Timer::Repeek(id, connection.serial);
-                self.set_timer(now + wait.min(REPEEK[1]), timer);
+            (Head::Incomplete, _) => self.peek_later(id, now),
+            (Head::Fault(Fault::TlsHello), _) if self.takes_tls(id) => {
+                self.route_unreadable(id, true, now);
             }
-            (Head::Fault(_), Kind::App) => self.route(id, now),
+            (Head::Fault(_), Kind::App) => self.route_unreadable(id, by_address, now),
             (Head::Fault(fault), Kind::Pool) => self.refuse_fault(id, fault),
         }
+    }
+
+    fn takes_tls(&self, id: ConnectionId) -> bool {
+        let listener = self.listeners.get(&self.connections[id].listener);
+        listener.is_some_and(|listener| listener.takes_tls())
+    }
+
+    /// Woken without news: a Unix socket knows no low-water mark.
+    pub(super) fn peek_later(&mut self, id: ConnectionId, now: Instant) {
+        let connection = &mut self.connections[id];
+        let wait = REPEEK[0] * 2_u32.saturating_pow(connection.tries.min(6));
+        connection.tries += 1;
+        let timer = Timer::Repeek(id, connection.serial);
+        self.set_timer(now + wait.min(REPEEK[1]), timer);
     }
 
     /// The client went away while its head was awaited, or after it was refused.
@@ -121,7 +207,7 @@ impl Shard {
 
     /// Looking at the head failed: the connection was reset.
     pub fn peek_failed(&mut self, id: ConnectionId) {
-        if self.connections.get(id).is_some_and(|c| matches!(c.state, State::ExpectHead { .. })) {
+        if self.connections.get(id).is_some_and(|c| c.state.is_early()) {
             self.count(Counter::Abandoned);
             self.close(id);
         }
@@ -139,25 +225,49 @@ impl Shard {
     pub(super) fn route(&mut self, id: ConnectionId, now: Instant) {
         let connection = &self.connections[id];
         let Some(sid) = connection.sid.as_ref() else {
-            return match self.pick_balanced(id) {
+            if let Some(hash) = connection.address {
+                return self.route_by_hash(id, hash, now);
+            }
+            return match self.pick_balanced(id, now) {
                 Some(worker) => {
-                    self.shared.roster.add_load(worker);
-                    self.connections[id].counted = Some(worker);
+                    self.hope(id, worker, now);
                     self.deliver(id, worker, now);
                 }
                 None => self.await_worker(id, now),
             };
         };
-        let owner = self.shared.sessions.get(sid.as_bytes());
-        if let Some(worker) = owner.filter(|worker| takes_its_own(&self.shared.roster, *worker)) {
+        let hash = || route::hash(sid.as_bytes());
+        let roster = &self.shared.roster;
+        let named = self.shared.settings.self_routing.then(|| named(sid.as_bytes())).flatten();
+        let owner = match named {
+            Some(named) => roster.find(named).map(|(worker, _)| worker),
+            None => self.shared.sessions.get(sid.as_bytes()),
+        };
+        if let Some(worker) = owner.filter(|worker| takes_its_own(roster, *worker)) {
+            if roster.is_full(worker) && connection.tries < OWN_REFUSALS {
+                // Only this worker knows the session: give it a moment to close some descriptors.
+                self.connections[id].tries += 1;
+                return self.await_worker(id, now);
+            }
             let listener = self.listeners.get(&connection.listener);
-            if may_serve(listener, connection, worker) {
+            if may_serve(roster, listener, connection, worker) {
                 return self.deliver(id, worker, now);
             }
-        } else if !connection.waited && self.may_be_announced(connection) {
+        } else if named.is_none() && !connection.waited && self.may_be_announced(connection) {
             return self.await_session(id, now);
         }
-        self.route_by_hash(id, now);
+        let hash = hash();
+        self.count(Counter::UnknownSession);
+        self.route_by_hash(id, hash, now);
+    }
+
+    /// Counts the hand-off as load until it becomes a session or has had its time.
+    fn hope(&mut self, id: ConnectionId, worker: WorkerId, now: Instant) {
+        let hope = self.shared.roster.hope(worker);
+        self.connections[id].counted = Some(worker);
+        if self.hopes.begin(hope, now) {
+            self.set_hope_timer();
+        }
     }
 
     /// Whether to wait for an announcement. Where the application listens by itself, sessions are
@@ -167,32 +277,44 @@ impl Shard {
         announces && self.awaiting_session.len() < MAX_PARKED_SESSIONS
     }
 
-    /// Nobody knows the session: all its requests agree on one worker, which will say so.
-    fn route_by_hash(&mut self, id: ConnectionId, now: Instant) {
+    /// All connections of one hash agree on one worker.
+    fn route_by_hash(&mut self, id: ConnectionId, hash: u64, now: Instant) {
         let connection = &self.connections[id];
-        let Some(sid) = connection.sid.as_ref() else { return self.await_worker(id, now) };
-        let hash = route::hash(sid.as_bytes());
         let listener = self.listeners.get(&connection.listener);
-        let may = |worker| may_serve(listener, connection, worker);
-        match pick_by_hash(&self.shared.roster, may, hash) {
-            Some(worker) => {
-                self.count(Counter::UnknownSession);
-                self.deliver(id, worker, now);
-            }
+        let roster = &self.shared.roster;
+        let may = |worker| may_serve(roster, listener, connection, worker);
+        match pick_by_hash(roster, may, hash) {
+            Some(worker) => self.deliver(id, worker, now),
             None => self.await_worker(id, now),
         }
     }
 
-    fn pick_balanced(&mut self, id: ConnectionId) -> Option<WorkerId> {
+    fn pick_balanced(&mut self, id: ConnectionId, now: Instant) -> Option<WorkerId> {
         let chance = self.chance();
         let connection = &self.connections[id];
         let listener = self.listeners.get(&connection.listener);
-        let may = |worker| may_serve(listener, connection, worker);
-        self.shared.settings.balance.pick(&self.shared.roster, may, chance)
+        let roster = &self.shared.roster;
+        let may = |worker| may_serve(roster, listener, connection, worker);
+        self.shared.settings.balance.pick(roster, may, chance, self.shared.millis(now))
     }
 
-    /// Queues the connection on its worker's channel, or sends it to the shard that owns that.
+    /// Whether another ready worker could take the connection.
+    pub(super) fn has_another(&self, id: ConnectionId, than: WorkerId) -> bool {
+        let connection = &self.connections[id];
+        let listener = self.listeners.get(&connection.listener);
+        let roster = &self.shared.roster;
+        let mut ready = roster.ready().filter(|worker| *worker != than);
+        ready.any(|worker| may_serve(roster, listener, connection, worker))
+    }
+
+    /// Sends the connection on the worker's lane; without one, queues it on the worker's channel,
+    /// or sends it to the shard that owns that.
     fn deliver(&mut self, id: ConnectionId, worker: WorkerId, now: Instant) {
+        if let Some(lane) = self.open_lane(worker)
+            && self.connections[id].carried.is_none()
+        {
+            return self.send_on_lane(lane, id, now);
+        }
         let owner = self.shared.owner(worker.slot);
         if owner != self.index {
             return self.transfer(id, owner, worker);
@@ -202,7 +324,7 @@ impl Shard {
         match channel {
             Some(channel) => {
                 self.connections[id].state = State::HandingOff(channel);
-                self.queue_hand_off(channel, id);
+                self.queue_hand_off(channel, id, now);
             }
             None => {
                 self.uncount(id);
@@ -224,9 +346,11 @@ impl Shard {
             give_up: connection.give_up,
             tries: connection.tries,
             refused_by: std::mem::take(&mut connection.refused_by),
+            peer: connection.peer,
+            address: connection.address,
+            carried: connection.carried.take(),
         };
-        connection.close();
-        self.open_connections -= 1;
+        self.forget(id);
         self.actions.push(Action::Transfer { connection: id, shard, transit });
     }
 
@@ -277,7 +401,7 @@ impl Shard {
             return;
         }
         let since = connection.waits_since.unwrap_or(now);
-        if self.shared.expects_sessions() && now < since + SESSION_WAIT_BUSY {
+        if self.shared.roster.expects_sessions() && now < since + SESSION_WAIT_BUSY {
             return self.set_timer(now + SESSION_WAIT, Timer::Session(id, serial));
         }
         self.awaiting_session.remove(&(id, serial));
@@ -306,8 +430,7 @@ impl Shard {
         }
         let full = self.awaiting_worker.len() >= MAX_PARKED_WORKERS;
         if now >= give_up || full || self.stopping {
-            self.count(Counter::RefusedNoWorker);
-            return self.refuse(id, UNAVAILABLE);
+            return self.refuse_unavailable(id);
         }
         self.awaiting_worker.insert((id, serial));
         self.set_timer(give_up.min(now + WORKER_RETRY), Timer::Worker(id, serial));
@@ -336,10 +459,10 @@ impl Shard {
             return self.close(id);
         }
         connection.tries += 1;
-        let own = connection
-            .sid
-            .as_ref()
-            .is_some_and(|sid| self.shared.sessions.get(sid.as_bytes()) == Some(from));
+        let own = connection.sid.as_ref().is_some_and(|sid| {
+            let named = named(sid.as_bytes()).is_some_and(|named| named.is(from));
+            named || self.shared.sessions.get(sid.as_bytes()) == Some(from)
+        });
         self.count(Counter::Redispatched);
         if own
             && takes_its_own(&self.shared.roster, from)
@@ -355,11 +478,17 @@ impl Shard {
     /// The head is not there in time. A server of the application's own may be one that speaks
     /// first, and then nothing was going to come.
     pub(super) fn head_is_late(&mut self, id: ConnectionId, now: Instant) {
-        if self.connections.get(id).is_some_and(|connection| connection.kind == Kind::App) {
-            self.route(id, now);
-        } else {
-            self.count(Counter::RefusedTimeout);
-            self.refuse(id, TIMEOUT);
+        let Some(connection) = self.connections.get(id) else { return };
+        match (connection.state, connection.kind) {
+            (State::ExpectProxy { .. } | State::ExpectAddress { .. }, _) => {
+                self.count(Counter::ClosedNoProxy);
+                self.close(id);
+            }
+            (_, Kind::App) => self.route_unreadable(id, self.shared.settings.by_address, now),
+            (_, Kind::Pool) => {
+                self.count(Counter::RefusedTimeout);
+                self.refuse(id, TIMEOUT);
+            }
         }
     }
 
@@ -368,34 +497,42 @@ impl Shard {
         self.actions.push(Action::StopAccepting);
         for (id, serial) in std::mem::take(&mut self.awaiting_worker) {
             if self.current(id, serial).is_some_and(|c| c.state == State::AwaitWorker) {
-                self.count(Counter::RefusedNoWorker);
-                self.refuse(id, UNAVAILABLE);
+                self.refuse_unavailable(id);
             }
         }
     }
 
+    pub(super) fn refuse_unavailable(&mut self, id: ConnectionId) {
+        self.count(Counter::RefusedNoWorker);
+        self.refuse(id, UNAVAILABLE);
+    }
+
     /// The worker has it, or nobody will.
     pub(super) fn close(&mut self, id: ConnectionId) {
+        self.forget(id);
+        self.actions.push(Action::Close(id));
+    }
+
+    /// The entry's socket goes on as another connection.
+    pub(super) fn forget(&mut self, id: ConnectionId) {
         self.connections[id].close();
         self.open_connections -= 1;
-        self.actions.push(Action::Close(id));
     }
 
     /// Takes back the load a hand-off was counted as.
     fn uncount(&mut self, id: ConnectionId) {
         if let Some(worker) = self.connections[id].counted.take() {
-            self.shared.roster.drop_load(worker);
+            self.shared.roster.hope_fails(worker);
         }
     }
 
-    fn admit(&mut self, id: ConnectionId, listener: ListenerId) -> u32 {
+    pub(super) fn admit(&mut self, id: ConnectionId, listener: ListenerId) {
         if id >= self.connections.len() {
             self.connections.resize_with(id + 1, Connection::free);
         }
         let kind = self.listeners.get(&listener).map_or(Kind::Pool, |listener| listener.kind());
         self.connections[id].open(listener, kind);
         self.open_connections += 1;
-        self.connections[id].serial
     }
 
     fn refuse_fault(&mut self, id: ConnectionId, fault: Fault) {
@@ -429,8 +566,14 @@ fn takes_its_own(roster: &Roster, worker: WorkerId) -> bool {
     matches!(roster.standing(worker), Standing::Ready | Standing::Draining)
 }
 
-fn may_serve(listener: Option<&Arc<Listener>>, connection: &Connection, worker: WorkerId) -> bool {
+fn may_serve(
+    roster: &Roster,
+    listener: Option<&Arc<Listener>>,
+    connection: &Connection,
+    worker: WorkerId,
+) -> bool {
     listener.is_some_and(|listener| listener.is_served_by(worker))
+        && !roster.is_full(worker)
         && !connection.refused_by.contains(&worker.slot)
 }
 

@@ -1,9 +1,10 @@
 //! One client's connection while the router has it.
 //!
 //! ```text
-//!            accepted
-//!               │
-//!               ▼            no line, no end            head deadline, not HTTP, too long
+//!            accepted ─────► ExpectAddress ─► ExpectProxy   (only with the PROXY protocol)
+//!               │                                 │
+//!               ▼◄────────────────────────────────┘
+//!               │            no line, no end            head deadline, not HTTP, too long
 //!         ExpectHead ◄──────────┐ ──────────────────────────────────────────┐
 //!               │ request line  └ peek again                                │
 //!               ▼                                                           ▼
@@ -11,12 +12,13 @@
 //!               │  │                                                │       ▲
 //!               │  └───────────► AwaitWorker ─── ready, retry ──────┤       │
 //!               ▼                     └──────── 5 s ────────────────┼───────┘
-//!           HandingOff ◄────────────────────────────────────────────┘
+//!      OnLane, HandingOff ◄─────────────────────────────────────────┘
 //!               │  ▲ refused, worker gone: (route) again
 //!               ▼
 //!        the worker has it: closed here
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,10 +44,33 @@ pub enum State {
     AwaitSession,
     /// A worker that can take it.
     AwaitWorker,
+    /// Who its client is: the engine asks the kernel.
+    ExpectAddress {
+        /// To know whether to believe its PROXY header, or which worker its address gets.
+        proxy: bool,
+    },
+    /// The header of the PROXY protocol.
+    ExpectProxy {
+        /// Bytes peeked last time.
+        seen: usize,
+    },
     /// The worker's acknowledgement (or room on its channel before that).
     HandingOff(ChannelId),
+    /// That the kernel has taken it for the worker's lane (or room on that before).
+    OnLane(WorkerId),
     /// The client's end, after a refusal.
     Lingering,
+}
+
+impl State {
+    /// Whether the client has to say something first, and has a deadline for it.
+    #[must_use]
+    pub fn is_early(self) -> bool {
+        matches!(
+            self,
+            Self::ExpectHead { .. } | Self::ExpectProxy { .. } | Self::ExpectAddress { .. }
+        )
+    }
 }
 
 /// What the shard knows of a connection; the socket itself is the engine's.
@@ -75,6 +100,14 @@ pub struct Connection {
     pub refused_by: Vec<u16>,
     /// A socket for the worker itself (UDP), with the frame that explains it.
     pub grant: Option<bytes::Bytes>,
+    /// Whom the worker shall take for the peer, as the PROXY protocol said.
+    pub peer: Option<SocketAddr>,
+    /// The hash of the client's address, for a connection whose session cannot be read.
+    pub address: Option<u64>,
+    /// What another worker has read of it and this one shall read again.
+    pub carried: Option<bytes::Bytes>,
+    /// The name of those bytes on the channel it is handed off on; 0: there are none.
+    pub carried_as: i64,
 }
 
 impl Connection {
@@ -94,6 +127,10 @@ impl Connection {
             tries: 0,
             refused_by: Vec::new(),
             grant: None,
+            peer: None,
+            address: None,
+            carried: None,
+            carried_as: 0,
         }
     }
 
@@ -134,4 +171,10 @@ pub struct Transit {
     pub tries: u32,
     /// Who refused it.
     pub refused_by: Vec<u16>,
+    /// As [`Connection::peer`].
+    pub peer: Option<SocketAddr>,
+    /// As [`Connection::address`].
+    pub address: Option<u64>,
+    /// As [`Connection::carried`].
+    pub carried: Option<bytes::Bytes>,
 }

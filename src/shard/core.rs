@@ -15,10 +15,12 @@ use bytes::Bytes;
 
 use super::channel::Channel;
 use super::connection::{Connection, State, Transit};
+use super::hopes::Hopes;
+use super::lane::Lane;
 use super::listener::{Listener, ListenerId};
 use super::relay::Owners;
 use super::ring::{Mail, Packet};
-use super::{ChannelId, ConnectionId, MAX_CONNECTIONS, Report, Reports, Shared};
+use super::{ChannelId, ConnectionId, LaneId, MAX_CONNECTIONS, Report, Reports, Shared};
 use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::roster::Standing;
@@ -63,6 +65,42 @@ pub enum Action {
     },
     /// Tell when the channel takes bytes again: [`Shard::writable`].
     AwaitRoom(ChannelId),
+    /// Send the socket on the lane; answer with [`Shard::sent_on_lane`].
+    SendOnLane {
+        /// The worker's lane.
+        lane: LaneId,
+        /// Whose socket.
+        connection: ConnectionId,
+        /// What goes beside it.
+        message: Bytes,
+    },
+    /// Tell when the lane takes sockets again: [`Shard::lane_has_room`].
+    AwaitLaneRoom(LaneId),
+    /// Tell how many sockets the worker has not read: [`Shard::lane_looked_at`].
+    LookAtLane(LaneId),
+    /// Take back the sockets that the worker has not read: [`Shard::read_back`] for each.
+    ReadBack {
+        /// The worker's lane.
+        lane: LaneId,
+        /// Whose it is.
+        worker: WorkerId,
+        /// Let nothing more be sent on it, by anybody, first.
+        end: bool,
+    },
+    /// Close the lane. Its id is free when the engine has let go of it.
+    CloseLane(LaneId),
+    /// Tell who the client is: [`Shard::address_is`].
+    AskAddress(ConnectionId),
+    /// Take so many bytes, which are there, out of the stream; answer with [`Shard::skipped`], or
+    /// [`Shard::peek_failed`].
+    Skip {
+        /// The connection.
+        connection: ConnectionId,
+        /// Bytes.
+        length: usize,
+    },
+    /// Accept clients on this listener that say nothing.
+    AcceptSilent(ListenerId),
     /// Start or stop to read a channel.
     Read {
         /// The worker's channel.
@@ -118,8 +156,14 @@ pub(super) enum Timer {
     Worker(ConnectionId, u32),
     /// The refused client has had its time.
     Linger(ConnectionId, u32),
-    /// A hand-off without a session has not become one.
-    Hope(ChannelId, WorkerId),
+    /// Hand-offs without a session have not become any.
+    Hopes,
+    /// The lane may be tried again.
+    LaneRoom(WorkerId),
+    /// Look at the lane.
+    Look(WorkerId),
+    /// Read back the lane of a worker without descriptors.
+    Full(WorkerId),
     /// Has the congested worker taken anything?
     Stall(ChannelId, WorkerId),
     /// The channel may be tried again.
@@ -142,6 +186,11 @@ pub struct Shard {
     pub(super) channels: Vec<Option<Channel>>,
     /// The channel of the present worker of each slot that this shard owns.
     pub(super) by_slot: HashMap<u16, ChannelId, RandomState>,
+    /// Channels that ended this turn, until their lanes are read back.
+    pub(super) ended: Vec<Channel>,
+    pub(super) lanes: Vec<Option<Lane>>,
+    pub(super) lane_of: HashMap<WorkerId, LaneId, RandomState>,
+    pub(super) hopes: Hopes,
     pub(super) listeners: HashMap<ListenerId, Arc<Listener>, RandomState>,
     pub(super) owners: Owners,
     /// Connections in `AwaitSession`, by serial.
@@ -194,6 +243,10 @@ impl Shard {
             open_connections: 0,
             channels: Vec::new(),
             by_slot: HashMap::default(),
+            ended: Vec::new(),
+            lanes: Vec::new(),
+            lane_of: HashMap::default(),
+            hopes: Hopes::default(),
             listeners: HashMap::default(),
             owners: Owners::default(),
             awaiting_session: HashSet::default(),
@@ -292,15 +345,21 @@ impl Shard {
             Mail::Listen { listener, socket } => {
                 let id = listener.id();
                 self.listeners.insert(id, listener);
+                self.join_pools();
                 if !self.stopping {
                     self.actions.push(Action::Listen { listener: id, socket });
                 }
             }
+            Mail::AcceptSilent(listener) => self.actions.push(Action::AcceptSilent(listener.id())),
+            Mail::LaneClosed(worker) => self.lane_closed(worker, now),
             Mail::Unlisten(listener) => {
                 self.listeners.remove(&listener.id());
                 self.actions.push(Action::Unlisten(listener.id()));
             }
-            Mail::ListenReply { .. } | Mail::Connection { .. } | Mail::Attach { .. } => {
+            Mail::ListenReply { .. }
+            | Mail::Connection { .. }
+            | Mail::Attach { .. }
+            | Mail::Lane { .. } => {
                 debug_assert!(false, "the engine admits these itself");
             }
             Mail::RosterChanged => self.roster_changed(now),
@@ -339,6 +398,19 @@ impl Shard {
 
     pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {
         self.timers.push(Reverse((at, timer)));
+    }
+
+    pub(super) fn set_hope_timer(&mut self) {
+        if let Some(at) = self.hopes.next() {
+            self.set_timer(at, Timer::Hopes);
+        }
+    }
+
+    fn hopes_end(&mut self, now: Instant) {
+        while let Some(ended) = self.hopes.due(now) {
+            ended.into_iter().for_each(|hope| self.shared.roster.hope_ends(hope));
+        }
+        self.set_hope_timer();
     }
 
     pub(super) fn await_head_until(&mut self, at: Instant, connection: ConnectionId, serial: u32) {
@@ -397,9 +469,7 @@ impl Shard {
     fn timer_is_due(&mut self, timer: Timer, now: Instant) {
         match timer {
             Timer::Repeek(id, serial) => {
-                if let Some(Connection { state: State::ExpectHead { .. }, .. }) =
-                    self.current(id, serial)
-                {
+                if self.current(id, serial).is_some_and(|connection| connection.state.is_early()) {
                     self.actions.push(Action::Peek(id));
                 }
             }
@@ -410,7 +480,10 @@ impl Shard {
                     self.close(id);
                 }
             }
-            Timer::Hope(channel, worker) => self.hopes_end(channel, worker, now),
+            Timer::Hopes => self.hopes_end(now),
+            Timer::LaneRoom(worker) => self.lane_may_have_room(worker, now),
+            Timer::Look(worker) => self.look_at_lane(worker),
+            Timer::Full(worker) => self.empty_lane(worker, now),
             Timer::Stall(channel, worker) => self.check_stall(channel, worker, now),
             Timer::Room(channel, worker) => {
                 if self.channel_of(channel, worker).is_some() {
@@ -426,9 +499,7 @@ impl Shard {
     /// Heads that have been read no longer have a deadline.
     fn drop_stale_heads(&mut self) {
         while let Some((_, id, serial)) = self.heads.front().copied() {
-            let waits = self
-                .current(id, serial)
-                .is_some_and(|connection| matches!(connection.state, State::ExpectHead { .. }));
+            let waits = self.current(id, serial).is_some_and(|c| c.state.is_early());
             if waits {
                 break;
             }

@@ -4,13 +4,18 @@
 //! carries one is opened here, and the rest goes on to the shard.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::Shard;
 use super::ring::{Answer, Mail};
-use super::{ChannelId, ConnectionId};
+use super::{ChannelId, ConnectionId, LaneId};
+use crate::route::WorkerId;
+use crate::sys::scm;
+
+/// Bytes of the longest message on a lane: a number and an address.
+const LANE_MESSAGE: usize = 128;
 
 /// Keeps a shard's descriptors.
 pub(super) trait Keeper {
@@ -22,6 +27,9 @@ pub(super) trait Keeper {
 
     /// Keeps a worker's channel.
     fn keep_channel(&mut self, channel: OwnedFd) -> io::Result<ChannelId>;
+
+    /// Keeps the two ends of a worker's lane.
+    fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId>;
 
     /// Takes everything from the mailbox.
     fn read_mail(&mut self, now: Instant) {
@@ -48,6 +56,11 @@ pub(super) trait Keeper {
                     Err(error) => tracing::error!(%worker, %error, "channel not taken"),
                 }
             }
+            Mail::Lane { worker, ours, theirs } => match self.keep_lane(ours, theirs) {
+                Ok(id) => self.shard().lane_opened(id, worker),
+                // Its sockets go by the shards that have the lane, or by its channel.
+                Err(error) => tracing::error!(%worker, %error, "lane not taken"),
+            },
             Mail::ListenReply { worker, ack, answer } => {
                 let (answer, grant) = match answer {
                     Answer::Socket(socket) => (Answer::Granted, Some(self.keep_client(socket))),
@@ -56,6 +69,30 @@ pub(super) trait Keeper {
                 self.shard().listen_answered(worker, ack, answer, grant, now);
             }
             mail => self.shard().mail(mail, now),
+        }
+    }
+}
+
+/// Takes back what a worker has not read in its lane, a socket at a time.
+pub(super) fn read_back(
+    keeper: &mut impl Keeper,
+    lane: BorrowedFd<'_>,
+    worker: WorkerId,
+    now: Instant,
+) {
+    let mut message = [0; LANE_MESSAGE];
+    loop {
+        match scm::receive(lane, &mut message) {
+            Ok((0, _)) => return,
+            Ok((length, sockets)) => {
+                for socket in sockets {
+                    let id = keeper.keep_client(socket);
+                    keeper.shard().read_back(id, worker, &message[..length], now);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return tracing::error!(%worker, %error, "lane not read back"),
         }
     }
 }

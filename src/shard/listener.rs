@@ -2,10 +2,11 @@
 //!
 //! Two kinds. The pool's (`--listen`, or the default port) speaks HTTP and any ready worker serves
 //! it. One that an application opened by `listen()` is served by the workers that did so, and may
-//! speak anything.
+//! speak anything; a preload says what.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::ipc::message::Speaks;
 use crate::route::WorkerId;
 use crate::route::roster::MAX_SLOTS;
 
@@ -26,16 +27,23 @@ pub enum Kind {
 pub struct Listener {
     id: ListenerId,
     kind: Kind,
-    /// By slot: the generation that serves here, 0 for none.
-    serving: Box<[AtomicU32]>,
+    /// By slot: generation << 32 | number of the server in the worker; 0 for none.
+    serving: Box<[AtomicU64]>,
+    /// What the servers speak, once a preload has said so.
+    speaks: AtomicU8,
 }
+
+const HTTP: u8 = 0;
+const TLS: u8 = 1;
+const OTHER: u8 = 2;
 
 impl Listener {
     /// A listener that nobody serves yet.
     #[must_use]
     pub fn new(id: ListenerId, kind: Kind, slots: usize) -> Self {
         let slots = slots.min(MAX_SLOTS);
-        Self { id, kind, serving: (0..slots).map(|_| AtomicU32::new(0)).collect() }
+        let serving = (0..slots).map(|_| AtomicU64::new(0)).collect();
+        Self { id, kind, serving, speaks: AtomicU8::new(HTTP) }
     }
 
     /// Its name.
@@ -53,30 +61,54 @@ impl Listener {
     /// Whether `worker` takes connections that arrive here.
     #[must_use]
     pub fn is_served_by(&self, worker: WorkerId) -> bool {
-        self.kind == Kind::Pool
-            || self
-                .serving
-                .get(usize::from(worker.slot))
-                .is_some_and(|generation| generation.load(Ordering::Acquire) == worker.generation)
+        self.kind == Kind::Pool || self.server_of(worker).is_some()
     }
 
-    /// `worker` has begun to serve here.
-    pub fn join(&self, worker: WorkerId) {
-        if let Some(generation) = self.serving.get(usize::from(worker.slot)) {
-            generation.store(worker.generation, Ordering::Release);
+    /// The number of the server in `worker` that takes connections that arrive here.
+    #[must_use]
+    pub fn server_of(&self, worker: WorkerId) -> Option<u32> {
+        let word = self.serving.get(usize::from(worker.slot))?.load(Ordering::Acquire);
+        (word >> 32 == u64::from(worker.generation))
+            .then(|| u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0))
+    }
+
+    /// `worker` has begun to serve here, by its server of this number.
+    pub fn join(&self, worker: WorkerId, server: u32) {
+        if let Some(serving) = self.serving.get(usize::from(worker.slot)) {
+            let word = u64::from(worker.generation) << 32 | u64::from(server);
+            serving.store(word, Ordering::Release);
         }
     }
 
     /// `worker` serves here no longer.
     pub fn leave(&self, worker: WorkerId) {
-        if let Some(generation) = self.serving.get(usize::from(worker.slot)) {
+        if let Some(serving) = self.serving.get(usize::from(worker.slot)) {
             // An error means that a successor serves already.
-            let _successor = generation.compare_exchange(
-                worker.generation,
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _successor = serving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
+                (word >> 32 == u64::from(worker.generation)).then_some(0)
+            });
         }
+    }
+
+    /// A preload has said what its server here speaks.
+    pub fn set_speaks(&self, speaks: Speaks) {
+        let speaks = match speaks {
+            Speaks::Http => HTTP,
+            Speaks::Tls => TLS,
+            Speaks::Other => OTHER,
+        };
+        self.speaks.store(speaks, Ordering::Relaxed);
+    }
+
+    /// Whether a client may have to be handed on before it has said anything.
+    #[must_use]
+    pub fn may_speak_first(&self) -> bool {
+        self.speaks.load(Ordering::Relaxed) == OTHER
+    }
+
+    /// Whether a TLS hello is what belongs here.
+    #[must_use]
+    pub fn takes_tls(&self) -> bool {
+        self.kind == Kind::App || self.speaks.load(Ordering::Relaxed) == TLS
     }
 }

@@ -10,8 +10,10 @@
 //! |---|---|
 //! | `core` | one shard: its tables, timers and mail; events in, actions out |
 //! | `clients` | its connections: head, route, park, refuse |
+//! | `who` | who a client is: the PROXY protocol, a hash of its address |
+//! | `lanes` | its lanes: send, read back, look |
 //! | `workers` | its channels: messages, hand-offs, relay, back-pressure |
-//! | `connection`, `channel`, `handoff`, `relay`, `listener`, `ring` | the parts |
+//! | `connection`, `channel`, `lane`, `handoff`, `hopes`, `relay`, `listener`, `ring` | the parts |
 //! | `uring`, `portable` | the two engines: they own the descriptors and carry the actions out |
 //! | `engine` | what the two have in common |
 //!
@@ -23,6 +25,9 @@ pub mod connection;
 pub mod core;
 mod engine;
 pub mod handoff;
+pub mod hopes;
+pub mod lane;
+mod lanes;
 pub mod listener;
 pub mod portable;
 pub mod relay;
@@ -30,12 +35,14 @@ pub mod ring;
 #[cfg(test)]
 mod simulation;
 pub mod uring;
+mod who;
 mod workers;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 
@@ -51,6 +58,9 @@ use ring::Mailbox;
 pub type ConnectionId = usize;
 /// Index of a channel in its shard's tables; the engine gives it out.
 pub type ChannelId = usize;
+
+/// Index of a lane in its shard's tables; the engine gives it out.
+pub type LaneId = usize;
 
 /// Connections that one shard holds at once; at the bound it stops accepting until some have gone.
 pub const MAX_CONNECTIONS: usize = 32_768;
@@ -80,10 +90,18 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// Bytes that may be queued for one worker: [`MAX_OUT_QUEUE`], less where a test says so.
     pub out_queue: usize,
+    /// Sockets go by lanes where a preload reads them.
+    pub lanes: bool,
+    /// Session ids may name their worker.
+    pub self_routing: bool,
+    /// A connection whose session cannot be read goes by its client's address.
+    pub by_address: bool,
 }
 
+/// Whether the header of the PROXY protocol is believed from this address (`None`: a Unix socket).
+pub type Trusts = Box<dyn Fn(Option<IpAddr>) -> bool + Send + Sync>;
+
 /// What the shards and the control thread share.
-#[derive(Debug)]
 pub struct Shared {
     /// Who is ready, and how loaded.
     pub roster: Roster,
@@ -95,18 +113,32 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Connections of each shard that wait for an announcement.
     pub awaiting_sessions: Vec<CachePadded<AtomicU32>>,
-    /// Hand-offs of each shard that may yet become sessions.
-    pub hopeful: Vec<CachePadded<AtomicU32>>,
+    /// Whose PROXY protocol is believed; `None`: it is not spoken.
+    pub trusts: Option<Trusts>,
+    /// Where the clock of [`Self::millis`] starts.
+    epoch: Instant,
     /// Workers whose queue is over its bound: while there is one, nobody reads from workers.
     pub congested: AtomicU32,
     /// How to behave.
     pub settings: Settings,
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// The state of a router with so many slots and the given mailboxes.
     #[must_use]
-    pub fn new(slots: u16, mailboxes: Vec<Mailbox>, settings: Settings) -> Arc<Self> {
+    pub fn new(
+        slots: u16,
+        mailboxes: Vec<Mailbox>,
+        settings: Settings,
+        trusts: Option<Trusts>,
+        epoch: Instant,
+    ) -> Arc<Self> {
         let shards = mailboxes.len();
         Arc::new(Self {
             roster: Roster::new(slots),
@@ -114,16 +146,17 @@ impl Shared {
             mailboxes,
             counters: (0..shards).map(|_| Counters::new()).collect(),
             awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),
-            hopeful: (0..shards).map(|_| CachePadded::default()).collect(),
+            trusts,
+            epoch,
             congested: AtomicU32::new(0),
             settings,
         })
     }
 
-    /// Whether a session may still be announced that is not known yet.
+    /// The shards' common clock, in milliseconds; never 0.
     #[must_use]
-    pub fn expects_sessions(&self) -> bool {
-        self.hopeful.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    pub fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX) + 1
     }
 
     /// The shard that owns the channel of the worker in `slot`.
@@ -134,7 +167,8 @@ impl Shared {
 }
 
 /// What a shard tells the control thread. Each worker causes a bounded number of these: first
-/// times, at most [`channel::MAX_SERVERS`] open requests to listen, and one end.
+/// times, at most [`channel::MAX_SERVERS`] open requests to listen and [`channel::MAX_WARNINGS`]
+/// warnings, and one end.
 #[derive(Debug)]
 pub enum Report {
     /// The process runs.
@@ -149,6 +183,17 @@ pub enum Report {
     Listening(WorkerId),
     /// It closed its server on this listener.
     ServerClosed(WorkerId, listener::ListenerId),
+    /// Its preload is there, and sockets go by the lane, or not.
+    Preloaded {
+        /// The worker.
+        worker: WorkerId,
+        /// Whether sockets go by its lane.
+        lane: bool,
+    },
+    /// Clients of this listener may wait to be spoken to.
+    SpeaksFirst(Arc<listener::Listener>),
+    /// Its preload has something to say to the operator.
+    Warning(WorkerId, String),
     /// Its channel is gone.
     ChannelEnded(WorkerId, End),
 }

@@ -26,10 +26,10 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 use slab::Slab;
 
 use super::core::{Action, Shard};
-use super::engine::{Keeper, clock};
+use super::engine::{Keeper, clock, read_back};
 use super::listener::ListenerId;
 use super::ring::Mail;
-use super::{ChannelId, ConnectionId};
+use super::{ChannelId, ConnectionId, LaneId};
 use crate::sys::scm;
 use crate::sys::socket::{self, Lingering};
 use crate::sys::watched::Watched;
@@ -105,6 +105,14 @@ struct Worker {
     room: Option<Rc<Interrupt>>,
 }
 
+struct Lane {
+    ours: Rc<Watched>,
+    /// A share of the worker's end.
+    theirs: OwnedFd,
+    /// The task that waits for room.
+    room: Option<Rc<Interrupt>>,
+}
+
 struct Acceptor {
     socket: Rc<Watched>,
     /// The task that accepts on it.
@@ -115,6 +123,7 @@ struct Engine {
     shard: Shard,
     clients: Slab<Client>,
     workers: Slab<Worker>,
+    lanes: Slab<Lane>,
     acceptors: HashMap<ListenerId, Acceptor, RandomState>,
     accepting: bool,
     buffer: Box<[u8]>,
@@ -141,6 +150,7 @@ pub fn run(shard: Shard) -> io::Result<()> {
                 shard,
                 clients: Slab::new(),
                 workers: Slab::new(),
+                lanes: Slab::new(),
                 acceptors: HashMap::default(),
                 accepting: true,
                 buffer: vec![0; READ.max(PEEK)].into_boxed_slice(),
@@ -241,6 +251,24 @@ async fn await_room(engine: Shared, id: ChannelId, socket: Rc<Watched>, interrup
     }
 }
 
+/// Waits until a lane takes sockets again.
+async fn await_lane_room(
+    engine: Shared,
+    id: LaneId,
+    socket: Rc<Watched>,
+    interrupt: Rc<Interrupt>,
+) {
+    if interrupt.or(socket.writable()).await {
+        let mut engine = engine.borrow_mut();
+        if let Some(lane) = engine.lanes.get_mut(id) {
+            lane.room = None;
+            let now = clock();
+            engine.shard.lane_has_room(id, now);
+            engine.end_turn(now);
+        }
+    }
+}
+
 impl Keeper for Engine {
     fn shard(&mut self) -> &mut Shard {
         &mut self.shard
@@ -258,6 +286,11 @@ impl Keeper for Engine {
     fn keep_channel(&mut self, channel: OwnedFd) -> io::Result<ChannelId> {
         let socket = Rc::new(Watched::new(channel)?);
         Ok(self.workers.insert(Worker { socket, reader: None, room: None }))
+    }
+
+    fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId> {
+        let ours = Rc::new(Watched::new(ours)?);
+        Ok(self.lanes.insert(Lane { ours, theirs, room: None }))
     }
 }
 
@@ -317,6 +350,64 @@ impl Engine {
                     let socket = Rc::clone(&worker.socket);
                     worker.room = Some(Rc::clone(&interrupt));
                     monoio::spawn(await_room(me, channel, socket, interrupt));
+                }
+            }
+            Action::SendOnLane { lane, connection, message } => {
+                self.reset_low_water(connection);
+                let Some((_, socket)) = self.socket(connection) else { return };
+                let Some(lane) = self.lanes.get(lane) else { return };
+                let result = scm::send_socket(lane.ours.as_fd(), &message, socket);
+                self.shard.sent_on_lane(connection, result, now);
+            }
+            Action::AwaitLaneRoom(id) => {
+                let Some(me) = self.me.upgrade() else { return };
+                let Some(lane) = self.lanes.get_mut(id) else { return };
+                if lane.room.is_none() {
+                    let interrupt = Rc::<Interrupt>::default();
+                    let socket = Rc::clone(&lane.ours);
+                    lane.room = Some(Rc::clone(&interrupt));
+                    monoio::spawn(await_lane_room(me, id, socket, interrupt));
+                }
+            }
+            Action::LookAtLane(id) => {
+                let Some(lane) = self.lanes.get(id) else { return };
+                let unread = socket::unread(lane.theirs.as_fd()).unwrap_or(0);
+                self.shard.lane_looked_at(id, unread, now);
+            }
+            Action::ReadBack { lane, worker, end } => {
+                let Some(lane) = self.lanes.get(lane) else { return };
+                if end {
+                    socket::end_sending(lane.ours.as_fd());
+                }
+                if let Ok(theirs) = lane.theirs.try_clone() {
+                    read_back(self, theirs.as_fd(), worker, now);
+                }
+                if end {
+                    self.shard.lane_is_empty(worker);
+                }
+            }
+            Action::CloseLane(id) => {
+                if let Some(room) = self.lanes.try_remove(id).and_then(|lane| lane.room) {
+                    room.fire();
+                }
+            }
+            Action::AskAddress(id) => {
+                let Some((_, socket)) = self.socket(id) else { return };
+                let address = socket::peer_address(socket);
+                self.shard.address_is(id, address, now);
+            }
+            Action::Skip { connection, length } => {
+                self.reset_low_water(connection);
+                let Some((_, socket)) = self.socket(connection) else { return };
+                match socket::skip(socket, length) {
+                    Ok(()) => self.shard.skipped(connection, now),
+                    Err(_) => self.shard.peek_failed(connection),
+                }
+            }
+            Action::AcceptSilent(listener) => {
+                let Some(acceptor) = self.acceptors.get(&listener) else { return };
+                if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
+                    tracing::debug!(%error, "silent clients are accepted late");
                 }
             }
             Action::Read { channel, on } => self.set_reading(channel, on),
@@ -539,7 +630,11 @@ impl Engine {
             match scm::receive(socket, &mut self.buffer[..READ]) {
                 Ok((0, _)) => self.shard.channel_ended(id, now),
                 Ok((length, sockets)) => {
-                    self.shard.received(id, &self.buffer[..length], sockets.len(), now);
+                    for socket in sockets {
+                        let socket = self.keep_client(socket);
+                        self.shard.socket_arrived(id, socket);
+                    }
+                    self.shard.received(id, &self.buffer[..length], now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -48,6 +48,19 @@ pub enum Mail {
         /// Its Node stalls when a frame's length is split between two reads.
         whole_headers: bool,
     },
+    /// Sockets for the worker may be sent on its lane; comes to every shard, before `Attach`.
+    Lane {
+        /// The worker.
+        worker: WorkerId,
+        /// Our end.
+        ours: OwnedFd,
+        /// A share of the worker's end, to read back what it has not read.
+        theirs: OwnedFd,
+    },
+    /// The worker's lane is closed.
+    LaneClosed(WorkerId),
+    /// Clients of this listener may wait to be spoken to.
+    AcceptSilent(Arc<Listener>),
     /// The worker's process is gone.
     Detach(WorkerId),
     /// Write `'shutdown'` on the worker's channel.

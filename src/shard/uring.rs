@@ -16,10 +16,10 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::core::{Action, Shard};
-use super::engine::{Keeper, clock};
+use super::engine::{Keeper, clock, read_back};
 use super::listener::ListenerId;
 use super::ring::Mail;
-use super::{ChannelId, ConnectionId};
+use super::{ChannelId, ConnectionId, LaneId};
 use crate::sys::socket::{self, Lingering};
 use crate::sys::uring::{Done, OpId, Outcome, Received, Ring};
 
@@ -41,6 +41,8 @@ enum Token {
     Write(ChannelId),
     Receive(ChannelId),
     Room(ChannelId),
+    Lane { lane: LaneId, connection: ConnectionId },
+    LaneRoom(LaneId),
     Wake,
 }
 
@@ -69,6 +71,15 @@ struct Worker {
     closing: bool,
 }
 
+struct Lane {
+    ours: Rc<OwnedFd>,
+    /// A share of the worker's end.
+    theirs: OwnedFd,
+    /// Operations in flight, all kinds.
+    ops: usize,
+    closing: bool,
+}
+
 struct Acceptor {
     socket: Rc<OwnedFd>,
     op: Option<OpId>,
@@ -79,6 +90,7 @@ struct Engine {
     ring: Ring<Token>,
     clients: Slab<Client>,
     workers: Slab<Worker>,
+    lanes: Slab<Lane>,
     acceptors: HashMap<ListenerId, Acceptor, RandomState>,
     accepting: bool,
     spare: Vec<Box<[u8]>>,
@@ -97,6 +109,7 @@ pub fn run(shard: Shard) -> io::Result<()> {
         ring: Ring::new()?,
         clients: Slab::new(),
         workers: Slab::new(),
+        lanes: Slab::new(),
         acceptors: HashMap::default(),
         accepting: true,
         spare: Vec::new(),
@@ -132,6 +145,10 @@ impl Keeper for Engine {
             ops: 0,
             closing: false,
         }))
+    }
+
+    fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId> {
+        Ok(self.lanes.insert(Lane { ours: Rc::new(ours), theirs, ops: 0, closing: false }))
     }
 }
 
@@ -201,6 +218,15 @@ impl Engine {
                     self.shard.writable(channel);
                 }
             }
+            (Token::Lane { lane, connection }, Outcome::Handed(result)) => {
+                self.lane_op_ended(lane);
+                self.shard.sent_on_lane(connection, result, now);
+            }
+            (Token::LaneRoom(lane), _) => {
+                if self.lane_op_ended(lane) {
+                    self.shard.lane_has_room(lane, now);
+                }
+            }
             (Token::Wake, _) => {
                 self.read_mail(now);
                 self.await_wake();
@@ -228,6 +254,58 @@ impl Engine {
                     worker.awaits_room = true;
                     worker.ops += 1;
                     self.ring.poll_out(Token::Room(channel), &worker.socket);
+                }
+            }
+            Action::SendOnLane { lane, connection, message } => {
+                self.send_on_lane(lane, connection, message);
+            }
+            Action::AwaitLaneRoom(id) => {
+                if let Some(lane) = self.lanes.get_mut(id) {
+                    lane.ops += 1;
+                    self.ring.poll_out(Token::LaneRoom(id), &lane.ours);
+                }
+            }
+            Action::LookAtLane(id) => {
+                let Some(lane) = self.lanes.get(id) else { return };
+                let unread = socket::unread(lane.theirs.as_fd()).unwrap_or(0);
+                self.shard.lane_looked_at(id, unread, now);
+            }
+            Action::ReadBack { lane, worker, end } => {
+                let Some(lane) = self.lanes.get(lane) else { return };
+                if end {
+                    socket::end_sending(lane.ours.as_fd());
+                }
+                if let Ok(theirs) = lane.theirs.try_clone() {
+                    read_back(self, theirs.as_fd(), worker, now);
+                }
+                if end {
+                    self.shard.lane_is_empty(worker);
+                }
+            }
+            Action::CloseLane(id) => {
+                if let Some(lane) = self.lanes.get_mut(id) {
+                    lane.closing = true;
+                    lane.ops += 1;
+                    self.lane_op_ended(id);
+                }
+            }
+            Action::AskAddress(id) => {
+                let Some(client) = self.clients.get(id) else { return };
+                let address = socket::peer_address(client.socket.as_fd());
+                self.shard.address_is(id, address, now);
+            }
+            Action::Skip { connection, length } => {
+                self.reset_low_water(connection);
+                let Some(client) = self.clients.get(connection) else { return };
+                match socket::skip(client.socket.as_fd(), length) {
+                    Ok(()) => self.shard.skipped(connection, now),
+                    Err(_) => self.shard.peek_failed(connection),
+                }
+            }
+            Action::AcceptSilent(listener) => {
+                let Some(acceptor) = self.acceptors.get(&listener) else { return };
+                if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
+                    tracing::debug!(%error, "silent clients are accepted late");
                 }
             }
             Action::Read { channel, on } => self.set_reading(channel, on),
@@ -451,6 +529,29 @@ impl Engine {
         self.ring.hand_off(token, &worker.socket, frame, &client.socket);
     }
 
+    fn send_on_lane(&mut self, id: LaneId, connection: ConnectionId, message: Bytes) {
+        self.reset_low_water(connection);
+        let (Some(lane), Some(client)) = (self.lanes.get_mut(id), self.clients.get(connection))
+        else {
+            return;
+        };
+        lane.ops += 1;
+        let token = Token::Lane { lane: id, connection };
+        self.ring.hand_off(token, &lane.ours, message, &client.socket);
+    }
+
+    /// An operation on a lane has completed. `false`: it is being closed.
+    fn lane_op_ended(&mut self, id: LaneId) -> bool {
+        let Some(lane) = self.lanes.get_mut(id) else { return false };
+        lane.ops -= 1;
+        if lane.closing && lane.ops == 0 {
+            let lane = self.lanes.remove(id);
+            self.ring.close(lane.ours);
+            return false;
+        }
+        !lane.closing
+    }
+
     fn set_reading(&mut self, channel: ChannelId, on: bool) {
         let Some(worker) = self.workers.get_mut(channel).filter(|w| !w.closing) else { return };
         worker.read = on;
@@ -483,9 +584,13 @@ impl Engine {
         let live = live && self.workers.get(channel).is_some_and(|worker| !worker.closing);
         match result {
             Ok(Some(received)) => {
+                let mut received = received;
+                for socket in received.sockets.drain(..).filter(|_| live) {
+                    let id = self.keep_client(socket);
+                    self.shard.socket_arrived(channel, id);
+                }
                 if live {
-                    let sockets = received.sockets.len();
-                    self.shard.received(channel, self.ring.bytes(&received), sockets, now);
+                    self.shard.received(channel, self.ring.bytes(&received), now);
                 }
                 self.ring.recycle(&received);
             }

@@ -5,24 +5,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::channel::{Channel, MAX_SERVERS, Write};
+use super::channel::{Channel, MAX_SERVERS, MAX_WARNINGS, Write};
 use super::connection::State;
 use super::core::{Action, Shard, Timer};
 use super::handoff::Delivery;
+use super::lane::peer_text;
 use super::listener::Kind;
 use super::ring::{Answer, Mail, Packet};
 use super::{ChannelId, ConnectionId, End, Report, STALL_WAIT};
 use crate::ipc::Serialization;
-use crate::ipc::message::{self, Message, PacketKind};
+use crate::ipc::message::{self, Message, PacketKind, Returned, Speaks, Word};
 use crate::ipc::reply;
 use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::roster::Standing;
 
-/// How long a hand-off without a session counts as load in the hope that it becomes one.
-const HOPE: Duration = Duration::from_secs(2);
 /// How long a channel is left alone whose kernel is out of room for descriptors in flight.
 const DESCRIPTORS_WAIT: Duration = Duration::from_millis(10);
+/// Sockets of one worker's that may wait for their message; Node sends one at a time.
+const MAX_ARRIVED: usize = 64;
 /// errno for a worker with too many servers, as `listen()` would give it.
 const EMFILE: i32 = -24;
 
@@ -47,11 +48,21 @@ impl Shard {
         }
     }
 
-    /// Bytes have come on a channel, and so many sockets with them (the engine closes those).
-    pub fn received(&mut self, id: ChannelId, bytes: &[u8], sockets: usize, now: Instant) {
+    /// A socket has come on a channel, which the engine keeps under `socket`; the message that
+    /// explains it comes with the bytes.
+    pub fn socket_arrived(&mut self, id: ChannelId, socket: ConnectionId) {
+        self.admit(socket, 0);
+        match self.channel(id) {
+            Some(channel) if channel.arrived.len() < MAX_ARRIVED => {
+                channel.arrived.push_back(socket);
+            }
+            _ => self.close(socket),
+        }
+    }
+
+    /// Bytes have come on a channel.
+    pub fn received(&mut self, id: ChannelId, bytes: &[u8], now: Instant) {
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
-        let counters = &self.shared.counters[self.index];
-        counters.add(Counter::SocketsFromWorkers, sockets as u64);
         let mut frames = Vec::new();
         let fed = channel.deframer.feed(bytes, &mut |frame| frames.push(frame));
         for frame in frames {
@@ -179,7 +190,7 @@ impl Shard {
                 if let Some(connection) = grant {
                     self.admit_grant(connection, frame);
                     self.connections[connection].state = State::HandingOff(id);
-                    self.queue_hand_off(id, connection);
+                    self.queue_hand_off(id, connection, now);
                 }
                 return;
             }
@@ -224,11 +235,18 @@ impl Shard {
         self.distribute(packet, now);
     }
 
-    pub(super) fn queue_hand_off(&mut self, id: ChannelId, connection: ConnectionId) {
-        if let Some(channel) = self.channel(id) {
-            channel.waiting.push_back(connection);
-            self.dirty.push(id);
+    pub(super) fn queue_hand_off(&mut self, id: ChannelId, connection: ConnectionId, now: Instant) {
+        let entry = &mut self.connections[connection];
+        let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
+        entry.carried_as = 0;
+        if let Some(bytes) = &entry.carried {
+            // The socket may come before them: the preload waits for both.
+            entry.carried_as = channel.carried();
+            let frame = reply::carried_bytes(channel.serialization, entry.carried_as, bytes);
+            channel.push(frame, now);
         }
+        channel.waiting.push_back(connection);
+        self.dirty.push(id);
     }
 
     /// The channel under `id`, if it is still this worker's.
@@ -246,25 +264,6 @@ impl Shard {
         }
         if !self.awaiting_session.is_empty() {
             self.recheck_sessions(now);
-        }
-    }
-
-    /// Hand-offs that were counted as coming sessions and have not become any.
-    pub(super) fn hopes_end(&mut self, id: ChannelId, worker: WorkerId, now: Instant) {
-        let Some(channel) = self.channel_of(id, worker) else { return };
-        let mut ended = 0;
-        while channel.hopeful.front().is_some_and(|until| *until <= now) {
-            channel.hopeful.pop_front();
-            ended += 1;
-        }
-        let next = channel.hopeful.front().copied();
-        channel.hope_timer = next.is_some();
-        self.expect_less(ended);
-        for _ in 0..ended {
-            self.shared.roster.drop_load(worker);
-        }
-        if let Some(until) = next {
-            self.set_timer(until, Timer::Hope(id, worker));
         }
     }
 
@@ -310,8 +309,15 @@ impl Shard {
                     self.redispatch(connection, worker, now);
                     continue;
                 }
-                (None, Some(key)) => {
-                    let key = key.to_owned();
+                (None, server) if entry.carried_as != 0 || entry.peer.is_some() => {
+                    let number = server.map_or(0, |server| server.number);
+                    let peer = entry.peer.map_or_else(String::new, peer_text);
+                    let id = entry.carried_as;
+                    let frame = reply::explained_connection(serialization, id, number, &peer);
+                    (frame, Delivery::Sticky)
+                }
+                (None, Some(server)) => {
+                    let key = server.key.clone();
                     let sequence = channel.sequence();
                     let frame = reply::new_connection(serialization, &key, sequence);
                     (frame, Delivery::Server(sequence))
@@ -323,16 +329,6 @@ impl Shard {
             }
             channel.waiting.pop_front();
             channel.handoffs.sent(connection, delivery, frame.len());
-            if entry.counted.is_some() {
-                // The count is the channel's from here on: an announcement or time ends it.
-                channel.hopeful.push_back(now + HOPE);
-                if !std::mem::replace(&mut channel.hope_timer, true) {
-                    let worker = channel.worker;
-                    self.set_timer(now + HOPE, Timer::Hope(id, worker));
-                }
-                self.connections[connection].counted = None;
-                self.shared.hopeful[self.index].fetch_add(1, Ordering::Relaxed);
-            }
             self.actions.push(Action::HandOff { channel: id, connection, frame });
         }
     }
@@ -352,7 +348,13 @@ impl Shard {
                 }
                 self.dirty.push(id);
             }
-            Message::Handle { .. } => self.answer(id, reply::handle_ack(serialization), now),
+            Message::Handle { returned, .. } => {
+                let socket = channel.arrived.pop_front();
+                self.answer(id, reply::handle_ack(serialization), now);
+                if let Some(socket) = socket {
+                    self.socket_explained(socket, worker, returned, now);
+                }
+            }
             Message::SocketNotifyClose { key } => {
                 self.answer(id, reply::socket_all_closed(serialization, &key), now);
             }
@@ -378,8 +380,10 @@ impl Shard {
             Message::Listening(listening) => {
                 let Some(server) = channel.server_listening(&listening) else { return };
                 if let Some(listener) = &server.listener {
-                    listener.join(worker);
+                    listener.join(worker, server.number);
                 }
+                self.join_pools();
+                let Some(channel) = self.channel(id) else { return };
                 if !std::mem::replace(&mut channel.told.listening, true) {
                     self.report(Report::Listening(worker));
                 }
@@ -395,6 +399,7 @@ impl Shard {
                     listener.leave(worker);
                     self.report(Report::ServerClosed(worker, listener.id()));
                 }
+                self.join_pools();
             }
             Message::ExitedAfterDisconnect { seq } => {
                 let sequence = channel.sequence();
@@ -405,8 +410,8 @@ impl Shard {
             }
             Message::StickyConnection { sid } => self.session_opened(id, &sid),
             Message::StickyDisconnection { sid } => {
-                if self.shared.sessions.remove(&sid, worker) {
-                    self.shared.roster.drop_load(worker);
+                if self.shared.sessions.remove(&sid, worker) && !channel.told.preload {
+                    self.shared.roster.closed(worker, 1);
                 }
             }
             Message::Ready => {
@@ -415,7 +420,105 @@ impl Shard {
                 }
             }
             Message::Packet(packet) => self.relay(id, frame, &packet, now),
+            Message::Preload(word) => self.preload_says(id, word, now),
             Message::Other => {}
+        }
+    }
+
+    fn preload_says(&mut self, id: ChannelId, word: Word, now: Instant) {
+        let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
+        let worker = channel.worker;
+        match word {
+            Word::Hello { lane } => {
+                if std::mem::replace(&mut channel.told.preload, true) {
+                    return;
+                }
+                let lane = lane && self.shared.settings.lanes;
+                if lane {
+                    self.shared.roster.open_lane(worker);
+                }
+                self.report(Report::Preloaded { worker, lane });
+            }
+            Word::Server { number, speaks } => {
+                let Some(server) = channel.server(number) else { return };
+                let listener = server.listener.clone();
+                let pools = self.listeners.values().filter(|l| l.kind() == Kind::Pool);
+                match listener {
+                    Some(listener) => {
+                        let before = listener.may_speak_first();
+                        listener.set_speaks(speaks);
+                        if !before && listener.may_speak_first() {
+                            self.report(Report::SpeaksFirst(listener));
+                        }
+                    }
+                    // `--listen` has said where: what the first server speaks is spoken there.
+                    None if speaks != Speaks::Other => {
+                        pools.for_each(|listener| listener.set_speaks(speaks));
+                    }
+                    None => {}
+                }
+            }
+            Word::Load(report) => {
+                self.shared.roster.reported(worker, report, self.shared.millis(now));
+                self.worker_turns(worker);
+            }
+            Word::Full => self.worker_is_full(worker, true, now),
+            Word::Room => self.worker_is_full(worker, false, now),
+            Word::Lost(sockets) => {
+                let counters = &self.shared.counters[self.index];
+                counters.add(Counter::Lost, sockets);
+                tracing::error!(%worker, sockets, "out of descriptors: clients were cut off");
+            }
+            Word::Warn(text) => {
+                channel.told.warnings += 1;
+                if channel.told.warnings <= MAX_WARNINGS {
+                    self.report(Report::Warning(worker, text));
+                }
+            }
+            // Without a socket it is nothing.
+            Word::Return(_) => {}
+        }
+    }
+
+    /// The message that explains a socket of a worker's has come.
+    fn socket_explained(
+        &mut self,
+        socket: ConnectionId,
+        worker: WorkerId,
+        returned: Option<Returned>,
+        now: Instant,
+    ) {
+        let listener =
+            returned.as_ref().and_then(|returned| self.origin(worker, returned.number));
+        self.forget(socket);
+        match (returned, listener) {
+            (Some(returned), Some(listener)) => {
+                self.returned(socket, listener, worker, returned, now);
+            }
+            (Some(_), None) => {
+                // The place where it arrived is closed, and nobody will serve it.
+                self.admit(socket, 0);
+                self.refuse_unavailable(socket);
+            }
+            (None, _) => {
+                self.count(Counter::SocketsFromWorkers);
+                self.admit(socket, 0);
+                self.close(socket);
+            }
+        }
+    }
+
+    /// Tells the pool's listeners which server of each worker takes their connections: the numbers
+    /// go beside the sockets on the lanes.
+    pub(super) fn join_pools(&self) {
+        let pools = || self.listeners.values().filter(|l| l.kind() == Kind::Pool);
+        for channel in self.channels.iter().flatten() {
+            for pool in pools() {
+                match channel.server_for(pool) {
+                    Some(server) => pool.join(channel.worker, server.number),
+                    None => pool.leave(channel.worker),
+                }
+            }
         }
     }
 
@@ -450,31 +553,31 @@ impl Shard {
         }
     }
 
-    /// A session is announced: one of the hand-offs that might have become one has.
+    /// A session is announced: one of the hand-offs that might have become one has. With a preload
+    /// that counts sessions itself, only the name is news.
     fn session_opened(&mut self, id: ChannelId, sid: &[u8]) {
         let Some(channel) = self.channel(id) else { return };
-        let worker = channel.worker;
-        let hoped_for = channel.hopeful.pop_front().is_some();
-        self.expect_less(u32::from(hoped_for));
-        let counts = match self.shared.sessions.insert(sid, worker) {
+        let (worker, counted) = (channel.worker, channel.told.preload);
+        let roster = &self.shared.roster;
+        match self.shared.sessions.insert(sid, worker) {
             Ok(before) => {
                 self.announced = true;
-                if let Some(other) = before.filter(|before| *before != worker) {
-                    self.shared.roster.drop_load(other);
+                if before == Some(worker) || counted {
+                    return;
                 }
-                before != Some(worker)
+                if let Some(other) = before {
+                    roster.closed(other, 1);
+                }
+                roster.opened(worker, 1);
             }
             Err(refused) => {
+                if !counted {
+                    // It ends a hope all the same; the worker's load is not followed any further.
+                    roster.hope_fails(worker);
+                }
                 self.count(Counter::SessionsRefused);
                 tracing::debug!(%worker, %refused, "session not kept");
-                false
             }
-        };
-        // What was hoped for is counted already.
-        match (counts, hoped_for) {
-            (true, false) => self.shared.roster.add_load(worker),
-            (false, true) => self.shared.roster.drop_load(worker),
-            _ => {}
         }
     }
 
@@ -574,7 +677,9 @@ impl Shard {
             }
         }
         self.actions.push(Action::CloseChannel(id));
-        self.expect_less(u32::try_from(channel.hopeful.len()).unwrap_or(u32::MAX));
+        for socket in std::mem::take(&mut channel.arrived) {
+            self.close(socket);
+        }
         if channel.congested {
             self.congestion_ends();
         }
@@ -587,7 +692,7 @@ impl Shard {
                 self.in_doubt.push((worker, connection));
             }
         }
-        for connection in channel.waiting {
+        for connection in std::mem::take(&mut channel.waiting) {
             self.redispatch(connection, worker, now);
         }
         for (uid, nsp) in channel.adapters.drain() {
@@ -596,13 +701,9 @@ impl Shard {
             self.publish(&packet, now);
         }
         self.owners.forget_worker(worker);
+        self.end_lane(channel, now);
         self.start_sweep(now);
         self.report(Report::ChannelEnded(worker, end));
-    }
-
-    /// So many hand-offs have become sessions, or will not.
-    fn expect_less(&self, count: u32) {
-        self.shared.hopeful[self.index].fetch_sub(count, Ordering::Relaxed);
     }
 
     fn channel(&mut self, id: ChannelId) -> Option<&mut Channel> {

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::lines::{Lines, Tail};
 use super::output::{Printer, Stream};
+use super::preload::{self, Preload};
+use super::LanePair;
 use crate::config::{App, Config, LogFormat};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
@@ -25,6 +27,8 @@ pub(super) struct Launched {
     pub(super) pid: Pid,
     /// Our end of its channel.
     pub(super) channel: OwnedFd,
+    /// Its lane.
+    pub(super) lane: Option<LanePair>,
     /// Its last lines on stderr.
     pub(super) tail: Arc<Mutex<Tail>>,
     /// They end with the pipes.
@@ -37,14 +41,23 @@ pub(super) fn launch(
     id: WorkerId,
     unique: u32,
     printer: &Printer,
+    preload: Option<&Preload>,
 ) -> io::Result<Launched> {
     let (ours, theirs) = process::channel_pair()?;
+    let lane = match preload {
+        Some(preload) if preload.lane() => {
+            let (ours, theirs) = process::channel_pair()?;
+            Some(LanePair { ours, theirs })
+        }
+        _ => None,
+    };
     let Spawned { pid, stdout, stderr } = process::spawn(Spawn {
         program: OsStr::new(&config.app.interpreter),
-        args: &arguments(&config.app),
-        env: &environment(config, id, unique),
+        args: &arguments(&config.app, preload),
+        env: &environment(config, id, unique, preload),
         cwd: &config.app.cwd,
         channel: theirs,
+        lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
     })?;
     let tail = Arc::new(Mutex::new(Tail::default()));
     let reader = |stream, fd: OwnedFd, tail| -> io::Result<JoinHandle<()>> {
@@ -54,17 +67,25 @@ pub(super) fn launch(
     };
     let out = reader(Stream::Stdout, stdout, None)?;
     let err = reader(Stream::Stderr, stderr, Some(Arc::clone(&tail)))?;
-    Ok(Launched { pid, channel: ours, tail, readers: [out, err] })
+    Ok(Launched { pid, channel: ours, lane, tail, readers: [out, err] })
 }
 
-/// As Node's own fork builds them: the interpreter's arguments, the script, its arguments.
-fn arguments(app: &App) -> Vec<OsString> {
-    let before = app.node_args.iter().map(OsString::from);
+/// As Node's own fork builds them: the interpreter's arguments, the script, its arguments. The
+/// preload comes first, so that it is there before any other the operator has.
+fn arguments(app: &App, preload: Option<&Preload>) -> Vec<OsString> {
+    let preload = preload.map(|preload| ["--require".into(), preload.entry().into()]);
+    let preload = preload.into_iter().flatten();
+    let before = preload.chain(app.node_args.iter().map(OsString::from));
     let after = app.args.iter().map(OsString::from);
     before.chain([app.script.clone().into_os_string()]).chain(after).collect()
 }
 
-fn environment(config: &Config, id: WorkerId, unique: u32) -> Vec<(OsString, OsString)> {
+fn environment(
+    config: &Config,
+    id: WorkerId,
+    unique: u32,
+    preload: Option<&Preload>,
+) -> Vec<(OsString, OsString)> {
     let slot = id.slot.to_string();
     let operators = config.app.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     // Last, so that nothing the operator sets can take a worker's channel away.
@@ -76,7 +97,8 @@ fn environment(config: &Config, id: WorkerId, unique: u32) -> Vec<(OsString, OsS
         ("NODE_CHANNEL_FD", process::CHANNEL_FD.to_string()),
         ("NODE_CHANNEL_SERIALIZATION_MODE", config.serialization.as_str().to_owned()),
     ];
-    let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let preload = preload.map(|preload| (preload::VARIABLE, preload.instruction(id)));
+    let ours = ours.into_iter().chain(preload).map(|(name, value)| (name.to_owned(), value));
     operators.chain(ours).map(|(name, value)| (name.into(), value.into())).collect()
 }
 
@@ -175,9 +197,10 @@ mod tests {
         app.env.insert("NODE_CHANNEL_FD".into(), "9".into());
         app.args = vec!["--x".into()];
         app.node_args = vec!["--inspect".into()];
-        assert_eq!(arguments(&app), ["--inspect", "/srv/app.js", "--x"]);
+        assert_eq!(arguments(&app, None), ["--inspect", "/srv/app.js", "--x"]);
         let config = super::super::tests::config(app);
-        let environment = environment(&config, WorkerId { slot: 2, generation: 5 }, 7);
+        let id = WorkerId { slot: 2, generation: 5 };
+        let environment = environment(&config, id, 7, None);
         let last = |name: &str| {
             let found = environment.iter().rfind(|(key, _)| key == name);
             found.map(|(_, value)| value.to_string_lossy().into_owned())

@@ -9,12 +9,14 @@ mod fleet;
 mod launch;
 mod lines;
 pub mod output;
+mod preload;
 mod shell;
 mod table;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+pub use self::preload::Part;
 pub use self::shell::run;
 use crate::route::WorkerId;
 
@@ -51,10 +53,19 @@ pub enum ChannelEnd {
     Stalled,
 }
 
+/// The two ends of a worker's lane.
+#[derive(Debug)]
+pub struct LanePair {
+    /// Ours.
+    pub ours: OwnedFd,
+    /// A share of the worker's, to read back what it has not read.
+    pub theirs: OwnedFd,
+}
+
 /// What the supervisor asks of the data plane.
 pub trait DataPlane {
     /// A new process; it is not ready yet.
-    fn attach(&mut self, worker: WorkerId, channel: OwnedFd);
+    fn attach(&mut self, worker: WorkerId, channel: OwnedFd, lane: Option<LanePair>);
     /// It may be given sockets, or gets no more new ones.
     fn set_ready(&mut self, worker: WorkerId, ready: bool);
     /// The process is gone, ready or not.

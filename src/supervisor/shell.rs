@@ -21,6 +21,7 @@ use super::fleet::{End, Fleet};
 use super::launch::{self, Launched};
 use super::lines::Tail;
 use super::output::{self, Printer};
+use super::preload::{self, Part, Preload};
 use super::table::{Action, Exit, Input, Moment, Note};
 use super::{ChannelEnd, DataPlane, Event, Outcome};
 use crate::config::Config;
@@ -33,13 +34,20 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
+/// `part` is what the workers' preload shall do; none: nothing is loaded into them.
+///
 /// Call it on a tokio current-thread runtime with I/O and time. Returns an error only when the
 /// signals cannot be watched.
 pub async fn run(
     config: &Config,
+    part: Option<Part>,
     plane: &mut impl DataPlane,
     mut events: UnboundedReceiver<Event>,
 ) -> io::Result<Outcome> {
+    let preload = match part.map(Preload::write).transpose() {
+        Ok(preload) => preload,
+        Err(error) => return Ok(Outcome::Failed(unwritten(&error))),
+    };
     let mut ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -48,6 +56,7 @@ pub async fn run(
     let began = Instant::now();
     let mut supervisor = Supervisor {
         config,
+        preload,
         plane,
         fleet: Fleet::new(&config.app),
         processes: HashMap::new(),
@@ -131,6 +140,7 @@ struct Process {
 
 struct Supervisor<'a, P> {
     config: &'a Config,
+    preload: Option<Preload>,
     plane: &'a mut P,
     fleet: Fleet<'a>,
     /// Invariant: exactly our children that have not been reaped, so a pid here is never
@@ -225,12 +235,13 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn spawn(&mut self, worker: WorkerId) {
         self.unique += 1;
         let printer: &Printer = output::printer();
-        match launch::launch(self.config, worker, self.unique, printer) {
-            Ok(Launched { pid, channel, tail, readers }) => {
+        let preload = self.preload.as_ref();
+        match launch::launch(self.config, worker, self.unique, printer, preload) {
+            Ok(Launched { pid, channel, lane, tail, readers }) => {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
                 self.processes.insert(pid, Process { worker, readers });
                 self.tails.insert(worker.slot, tail);
-                self.plane.attach(worker, channel);
+                self.plane.attach(worker, channel, lane);
             }
             Err(error) => {
                 self.tails.remove(&worker.slot);
@@ -333,6 +344,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
             self.last_lines(first.slot)
         )
     }
+}
+
+/// Why there is no preload.
+fn unwritten(error: &io::Error) -> String {
+    format!(
+        "the preload cannot be written into {}: {error}. Set XDG_RUNTIME_DIR or TMPDIR to a \
+         directory that can be written, or use --no-preload",
+        preload::runtime_directory().display()
+    )
 }
 
 /// Nobody reads more than milliseconds.

@@ -65,7 +65,7 @@ struct Notebook {
 }
 
 impl DataPlane for Notebook {
-    fn attach(&mut self, worker: WorkerId, channel: OwnedFd) {
+    fn attach(&mut self, worker: WorkerId, channel: OwnedFd, _: Option<LanePair>) {
         self.said.push(format!("attach {worker}"));
         let reader = UnixStream::from(channel.try_clone().expect("an fd is left"));
         let mut reader = tokio::net::UnixStream::from_std(reader).expect("it is non-blocking");
@@ -116,7 +116,7 @@ fn supervise(
         let (events, received) = unbounded_channel();
         let mut plane = Notebook { said: vec![], events, channels: vec![], signal, listener };
         let began = Instant::now();
-        let run = timeout(Duration::from_secs(20), run(config, &mut plane, received)).await;
+        let run = timeout(Duration::from_secs(20), run(config, None, &mut plane, received)).await;
         let outcome = run.expect("it ends in time").expect("signals can be watched");
         (outcome, plane.said, began.elapsed())
     })

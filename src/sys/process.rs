@@ -1,14 +1,14 @@
 //! Worker processes: fork, exec, the fds a child gets, signals to it, its exit.
 //!
-//! A child gets four fds and nothing else: 0 is `/dev/null`, 1 and 2 are pipes to us, 3 is the
-//! channel. It starts with default signal dispositions, an empty mask, and a process group of
+//! A child gets four fds, or five, and nothing else: 0 is `/dev/null`, 1 and 2 are pipes to us, 3 is
+//! the channel, 4 the lane if there is one. It starts with default signal dispositions, an empty mask, and a process group of
 //! its own, so that Ctrl-C in a terminal reaches only the router. Whether and when to start or
 //! to end a process is not decided here.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -21,6 +21,9 @@ use nix::unistd::Pid;
 
 /// The fd number on which a child finds its channel; what `NODE_CHANNEL_FD` says.
 pub const CHANNEL_FD: RawFd = 3;
+
+/// The fd number on which a child finds its lane.
+pub const LANE_FD: RawFd = 4;
 
 /// The highest signal number Linux has.
 const SIGNAL_MAX: i32 = 64;
@@ -38,6 +41,8 @@ pub struct Spawn<'a> {
     pub cwd: &'a Path,
     /// The child's end of its channel; closed here once the child has it.
     pub channel: OwnedFd,
+    /// The child's end of its lane.
+    pub lane: Option<BorrowedFd<'a>>,
 }
 
 /// A started process and our ends of its output pipes, non-blocking.
@@ -53,13 +58,14 @@ pub struct Spawned {
 
 /// Starts a process. It must be reaped by [`reap`].
 pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
-    let Spawn { program, args, env, cwd, channel } = spawn;
+    let Spawn { program, args, env, cwd, channel, lane } = spawn;
     // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
-    // 3, placing the channel would close it; so 3 is kept occupied while the pipe is made.
-    let occupied = fcntl(&channel, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL_FD))?;
-    // SAFETY: F_DUPFD_CLOEXEC has just returned this fd to us, and nobody else knows of it.
-    let occupied = unsafe { std::os::fd::FromRawFd::from_raw_fd(occupied) };
-    let occupied: OwnedFd = occupied;
+    // 3 or 4, placing the channel or the lane would close it; so both numbers are kept occupied
+    // while the pipe is made.
+    let _occupied = [duplicate(channel.as_fd(), CHANNEL_FD)?, duplicate(channel.as_fd(), CHANNEL_FD)?];
+    // Beyond both, so that placing one cannot close the other.
+    let channel = duplicate(channel.as_fd(), LANE_FD + 1)?;
+    let lane = lane.map(|lane| duplicate(lane, LANE_FD + 1)).transpose()?;
 
     let mut command = Command::new(program);
     command
@@ -71,12 +77,11 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
         .stderr(Stdio::piped())
         .process_group(0);
     let channel_fd = channel.as_raw_fd();
+    let lane_fd = lane.as_ref().map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`
     // and its callees make bare system calls on integers, and allocate and lock nothing.
-    unsafe { command.pre_exec(move || prepare_child(channel_fd)) };
+    unsafe { command.pre_exec(move || prepare_child(channel_fd, lane_fd)) };
     let mut child = command.spawn()?;
-    drop(occupied);
-    drop(channel);
 
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -89,15 +94,15 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
 }
 
 /// Runs in the child between fork and exec.
-fn prepare_child(channel: RawFd) -> io::Result<()> {
-    if channel == CHANNEL_FD {
-        // dup2 onto itself would leave close-on-exec set.
-        // SAFETY: F_SETFD takes an int and touches no memory; `spawn` keeps the fd open.
-        check(unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) })?;
-    } else {
-        // SAFETY: dup2 touches no memory. What it closes at 3 is the copy `spawn` holds there or
-        // an fd of the router's, both meaningless in the child.
-        check(unsafe { libc::dup2(channel, CHANNEL_FD) })?;
+fn prepare_child(channel: RawFd, lane: Option<RawFd>) -> io::Result<()> {
+    // SAFETY: dup2 touches no memory. What it closes at 3 is the copy `spawn` holds there or an fd
+    // of the router's, both meaningless in the child; `spawn` keeps `channel` open.
+    check(unsafe { libc::dup2(channel, CHANNEL_FD) })?;
+    let mut last = CHANNEL_FD;
+    if let Some(lane) = lane {
+        // SAFETY: as above, with 4 and `lane`.
+        check(unsafe { libc::dup2(lane, LANE_FD) })?;
+        last = LANE_FD;
     }
     // Our own fds are close-on-exec at birth; this catches those the router itself inherited.
     // Kernels before 5.11 and some seccomp filters refuse the call: then those few stay open,
@@ -106,7 +111,7 @@ fn prepare_child(channel: RawFd) -> io::Result<()> {
     let _ = unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            CHANNEL_FD + 1,
+            last + 1,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
@@ -118,6 +123,13 @@ fn prepare_child(channel: RawFd) -> io::Result<()> {
     }
     signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// A copy of `fd` with the lowest free number from `least` on, closed on exec.
+fn duplicate(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 fn check(returned: libc::c_int) -> io::Result<()> {
@@ -193,6 +205,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
+    const LISTING: &str = "for f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done; true";
+
     fn shell(script: &str, channel: OwnedFd) -> Spawned {
         spawn(Spawn {
             program: OsStr::new("sh"),
@@ -200,6 +214,7 @@ mod tests {
             env: &[("SPAWN_TEST".into(), "yes".into())],
             cwd: Path::new("/"),
             channel,
+            lane: None,
         })
         .expect("sh starts")
     }
@@ -221,8 +236,32 @@ mod tests {
         let inherited = File::open("/dev/null").expect("opens");
         fcntl(&inherited, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("is ours");
         let (_ours, theirs) = channel_pair().expect("a pair");
-        let listing = "for f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done; true";
-        assert_eq!(output(shell(listing, theirs)), "0\n1\n2\n3\n");
+        assert_eq!(output(shell(LISTING, theirs)), "0\n1\n2\n3\n");
+    }
+
+    #[test]
+    fn fd_4_is_the_lane_whatever_numbers_the_two_have_here() {
+        for _ in 0..2 {
+            let (channel, theirs) = channel_pair().expect("a pair");
+            let (lane, lane_theirs) = channel_pair().expect("a pair");
+            let child = spawn(Spawn {
+                program: OsStr::new("sh"),
+                args: &["-c".into(), format!("{LISTING}; echo channel >&3; echo lane >&4").into()],
+                env: &[],
+                cwd: Path::new("/"),
+                channel: theirs,
+                lane: Some(lane_theirs.as_fd()),
+            });
+            drop(lane_theirs);
+            assert_eq!(output(child.expect("sh starts")), "0\n1\n2\n3\n4\n");
+            for (ours, word) in [(channel, "channel\n"), (lane, "lane\n")] {
+                let mut ours = UnixStream::from(ours);
+                ours.set_nonblocking(false).expect("is a socket");
+                let mut said = String::new();
+                ours.read_to_string(&mut said).expect("the child is gone, so this ends");
+                assert_eq!(said, word);
+            }
+        }
     }
 
     #[test]
@@ -267,6 +306,7 @@ mod tests {
                 env: &[],
                 cwd: Path::new("/"),
                 channel: theirs,
+                lane: None,
             })
             .expect_err("it is not there");
             assert_eq!(error.kind(), io::ErrorKind::NotFound);

@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrLike, SockaddrStorage, UnixAddr, bind, getsockname, listen, recv, send, setsockopt,
+    SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, listen, recv, send, setsockopt,
     shutdown, socket, sockopt,
 };
 
@@ -111,6 +111,22 @@ pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     Err(Errno::EAFNOSUPPORT.into())
 }
 
+/// The address at the other end; `None` on a Unix socket, or when it has gone.
+pub fn peer_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let address: SockaddrStorage = getpeername(fd.as_raw_fd()).ok()?;
+    let v4 = address.as_sockaddr_in().map(|v4| (IpAddr::V4(v4.ip()), v4.port()));
+    let v6 = || address.as_sockaddr_in6().map(|v6| (IpAddr::V6(v6.ip()), v6.port()));
+    v4.or_else(v6).map(SocketAddr::from)
+}
+
+/// Has connections accepted whose client says nothing: it may be waiting to be spoken to.
+///
+/// # Errors
+/// As setsockopt(2): a Unix socket.
+pub fn accept_silent(listener: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 0)
+}
+
 /// Takes one waiting connection: non-blocking and close-on-exec.
 ///
 /// # Errors
@@ -131,6 +147,34 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     Ok(recv(socket.as_raw_fd(), buffer, flags)?)
+}
+
+/// Takes `length` bytes out of what has arrived, and throws them away.
+///
+/// # Errors
+/// As recv(2); `UnexpectedEof` when fewer were there.
+pub fn skip(socket: BorrowedFd<'_>, length: usize) -> io::Result<()> {
+    let mut sink = [0_u8; 4096];
+    let mut left = length;
+    while left > 0 {
+        let piece = &mut sink[..left.min(4096)];
+        match recv(socket.as_raw_fd(), piece, MsgFlags::MSG_DONTWAIT)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            taken => left -= taken,
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that have arrived and nobody has read.
+///
+/// # Errors
+/// As ioctl(2).
+pub fn unread(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // The pointer is to `bytes`, an int as FIONREAD wants it.
+    syscall!(ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes))?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
 /// Readable from now on means: at least this many bytes (SO_RCVLOWAT). Must be back at 1 before
@@ -184,6 +228,12 @@ pub fn refuse(socket: BorrowedFd<'_>, response: &[u8]) -> Lingering {
 pub fn end(socket: BorrowedFd<'_>) {
     // An error means that the other side has ended it already.
     let _ended = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+/// Lets nothing more be sent, by any share of the socket; what was sent stays to be read.
+pub fn end_sending(socket: BorrowedFd<'_>) {
+    // An error means that it has ended already.
+    let _ended = shutdown(socket.as_raw_fd(), Shutdown::Write);
 }
 
 /// Throws away what a refused client goes on sending, a bounded piece per call.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::world::World;
 use crate::route::WorkerId;
+use crate::route::self_routing::tests::made;
 use crate::shard::handoff::READ_SIZE;
+use crate::shard::lane::Message;
 
 /// What it is for the router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,22 @@ pub(super) struct Worker {
     /// Announced and not ended: what its load must be in the end.
     pub(super) sessions: Vec<String>,
     pub(super) handles: VecDeque<usize>,
+    /// It has the router's preload.
+    preload: bool,
+    /// Unread in its lane: messages and clients.
+    pub(super) lane: VecDeque<(Vec<u8>, usize)>,
+    /// Nobody can send on the lane any more.
+    pub(super) lane_ended: bool,
+    /// Sockets on their way back to the router, each with a line in `outbound`.
+    pub(super) given_back: Vec<usize>,
+    full: bool,
+    /// It has been, so that its sessions may have gone elsewhere.
+    pub(super) was_full: bool,
+    /// Sessions opened and closed that the preload has not reported.
+    moved: [u32; 2],
+    /// Bytes that came ahead of their connection, and connections whose bytes have not come.
+    carried: HashMap<String, String>,
+    pub(super) uncarried: HashMap<String, usize>,
     partial: Vec<u8>,
     pending: Option<usize>,
     /// Sockets that the kernel dropped, for lack of descriptors here.
@@ -62,7 +80,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, kind: Kind, room: usize, now: Instant) -> Self {
+    pub(super) fn new(
+        id: WorkerId,
+        kind: Kind,
+        room: usize,
+        preload: bool,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             kind,
@@ -80,6 +104,15 @@ impl Worker {
             servers: Vec::new(),
             sessions: Vec::new(),
             handles: VecDeque::new(),
+            preload,
+            lane: VecDeque::new(),
+            lane_ended: false,
+            given_back: Vec::new(),
+            full: false,
+            was_full: false,
+            moved: [0; 2],
+            carried: HashMap::new(),
+            uncarried: HashMap::new(),
             partial: Vec::new(),
             pending: None,
             dropped: HashSet::new(),
@@ -125,6 +158,9 @@ impl Worker {
 
     pub(super) fn start(&mut self) {
         self.say("{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}");
+        if self.preload {
+            self.say("\"router:hello 1 lane\"");
+        }
         self.broadcasts = 1;
         self.packet(1, "0 ", None);
         match self.kind {
@@ -188,6 +224,15 @@ impl World {
             if self.clients[socket].grant {
                 return self.taken(socket, index);
             }
+            if line.contains("NODE_ROUTER") {
+                let id = field(line, "id").expect("id");
+                assert_ne!(id, "0", "nothing is explained here but what is carried");
+                match worker.carried.remove(id) {
+                    Some(bytes) => self.carried(socket, index, &bytes),
+                    None => _ = worker.uncarried.insert(id.to_owned(), socket),
+                }
+                return;
+            }
             if !line.contains("newconn") {
                 assert!(
                     !self.clients[socket].on_app,
@@ -207,6 +252,12 @@ impl World {
             } else {
                 self.clients[socket].refusals.push(worker.id);
             }
+        } else if line.contains("NODE_ROUTER") {
+            let (id, data) = (field(line, "id").expect("id"), field(line, "data").expect("data"));
+            match worker.uncarried.remove(id) {
+                Some(socket) => self.carried(socket, index, &data.to_owned()),
+                None => _ = worker.carried.insert(id.to_owned(), data.to_owned()),
+            }
         } else if line.contains("_sio_adapter") {
             self.packet_heard(index, line);
         } else if line.contains("\"errno\":null") {
@@ -222,6 +273,58 @@ impl World {
         }
     }
 
+    /// A worker reads its lane.
+    fn lane_reads(&mut self, index: usize) {
+        for _ in 0..self.chance.below(6) {
+            let worker = &mut self.workers[index];
+            if worker.full {
+                return;
+            }
+            let Some((message, client)) = worker.lane.pop_front() else { return };
+            self.clients[client].on_lane = false;
+            let message = Message::decode(&message).expect("the router wrote it");
+            let number = message.server.to_string();
+            let known = worker.servers.iter().any(|key| key.ends_with(&format!(":{number}")));
+            let refuses = !self.draining && self.chance.one_in(10);
+            if message.server == 0 {
+                assert!(!self.clients[client].on_app, "client {client} came as sticky");
+            } else if !known || refuses {
+                let id = self.workers[index].id;
+                self.clients[client].refusals.push(id);
+                self.give_back(client, index, &number, "");
+                continue;
+            }
+            let sids = self.workers.iter().flat_map(|worker| &worker.sessions);
+            let next = sids.clone().nth(self.chance.below(40)).cloned();
+            match next.filter(|_| !self.draining && self.chance.one_in(3)) {
+                // Answered; the next request on the same connection is another session's.
+                Some(sid) => {
+                    let bytes = format!("GET /s?sid={sid} HTTP/1.1\\r\\n");
+                    self.clients[client].carried = Some(bytes.clone());
+                    self.give_back(client, index, &number, &bytes);
+                }
+                None => self.serve(client, index),
+            }
+        }
+    }
+
+    fn give_back(&mut self, client: usize, index: usize, number: &str, bytes: &str) {
+        let worker = &mut self.workers[index];
+        self.clients[client].on_lane = true;
+        worker.given_back.push(client);
+        worker.say(&format!(
+            "{{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\
+             \"msg\":\"router:return {number} - {bytes}\"}}"
+        ));
+    }
+
+    /// A connection has come with what another worker had read of it.
+    fn carried(&mut self, client: usize, index: usize, bytes: &str) {
+        let expected = self.clients[client].carried.take();
+        assert_eq!(expected.as_deref(), Some(bytes), "client {client}");
+        self.taken(client, index);
+    }
+
     /// A worker answers its client: perhaps a session begins, and its client comes back with it.
     fn serve(&mut self, client: usize, index: usize) {
         self.taken(client, index);
@@ -229,10 +332,20 @@ impl World {
             return;
         }
         self.sids += 1;
-        let sid = format!("sid{:017}", self.sids);
+        let own = self.workers[index].preload && self.chance.one_in(2);
+        let sid = if own {
+            let random = format!("{:014}", self.sids).into_bytes();
+            let random = random.as_slice().try_into().expect("14 digits");
+            String::from_utf8(made(random, self.workers[index].id)).expect("ASCII")
+        } else {
+            format!("sid{:017}", self.sids)
+        };
         let announced = self.later(30);
+        self.workers[index].moved[0] += u32::from(self.workers[index].preload);
         let line = format!("{{\"type\":\"sticky:connection\",\"data\":\"{sid}\"}}");
-        self.workers[index].says.push((announced, line));
+        if !own {
+            self.workers[index].says.push((announced, line));
+        }
         self.workers[index].sessions.push(sid.clone());
         if self.chance.one_in(2) {
             let at = announced + Duration::from_millis(5) + (self.later(300) - self.now);
@@ -300,12 +413,24 @@ impl World {
         for line in due {
             if line.contains("disconnection") {
                 let sid = field(&line, "data").expect("sid");
-                self.workers[index].sessions.retain(|own| own != sid);
+                let worker = &mut self.workers[index];
+                worker.sessions.retain(|own| own != sid);
+                worker.moved[1] += u32::from(worker.preload);
             }
             self.workers[index].say(&line);
         }
         if self.workers[index].paused_until <= now {
             self.worker_reads(index);
+            self.lane_reads(index);
+        }
+        let worker = &mut self.workers[index];
+        if worker.moved != [0; 2] && (self.draining || self.chance.one_in(8)) {
+            let [opened, closed] = std::mem::take(&mut worker.moved);
+            worker.say(&format!("\"router:load 100 3 {opened} {closed}\""));
+        }
+        if worker.full && (self.draining || self.chance.one_in(8)) {
+            worker.full = false;
+            worker.say("\"router:room\"");
         }
         if self.draining {
             return;
@@ -325,6 +450,11 @@ impl World {
                     self.workers[index].say(&line);
                     self.workers[index].query(3000, "4");
                 }
+            }
+            17 if self.workers[index].preload => {
+                self.workers[index].full = true;
+                self.workers[index].was_full = true;
+                self.workers[index].say("\"router:full\"");
             }
             16 if self.chance.one_in(20) => {
                 self.workers[index].packet(13, "0 ", None);

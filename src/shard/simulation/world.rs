@@ -22,6 +22,7 @@ use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Standing;
+use crate::route::self_routing::named;
 use crate::shard::connection::State;
 use crate::shard::core::{Action, Shard, Timer};
 use crate::shard::listener::{Kind, Listener};
@@ -31,6 +32,8 @@ use crate::sys::wake::Wake;
 
 const STEPS: usize = 250;
 const SLOTS: u16 = 4;
+/// Sockets that fit a lane here; the kernel has room for hundreds.
+const LANE_ROOM: usize = 8;
 
 pub(super) struct Client {
     pub(super) on_app: bool,
@@ -49,8 +52,12 @@ pub(super) struct Client {
     owner: Option<WorkerId>,
     takers: Vec<usize>,
     refused: bool,
-    /// The router's descriptor of it is open.
-    open: bool,
+    /// Descriptors of it that the router has open.
+    open: usize,
+    /// It lies in a worker's lane, or is on its way back from the worker.
+    pub(super) on_lane: bool,
+    /// What a worker has read of it and given back with it.
+    pub(super) carried: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,15 +83,25 @@ struct Line {
     closing: bool,
 }
 
+/// A shard's share of a worker's lane.
+struct Lane {
+    worker: usize,
+    ops: usize,
+    room: bool,
+    closing: bool,
+}
+
 enum Done {
     Hand { channel: usize, connection: usize, length: usize, result: std::io::Result<()> },
     Wrote { channel: usize, result: std::io::Result<usize> },
+    Lane { lane: usize, connection: usize, result: std::io::Result<()> },
 }
 
 #[derive(Default)]
 struct Engine {
     clients: Slab<Held>,
     lines: Slab<Line>,
+    lanes: Slab<Lane>,
     done: VecDeque<Done>,
     listening: HashSet<u32>,
     paused: bool,
@@ -110,6 +127,8 @@ pub(super) struct World {
     pool: Arc<Listener>,
     next_listener: u32,
     users: HashSet<WorkerId>,
+    /// Connections that came to the router again: read back, or given back.
+    again: u64,
     restarts: Vec<(Instant, WorkerId)>,
 }
 
@@ -137,12 +156,20 @@ impl World {
         let out_queue = if chance.one_in(2) { 8 << 10 } else { 1 << 20 };
         let padding = if out_queue < 1 << 20 { 2000 } else { 200 };
         let settings = Settings {
-            balance: [Balance::LeastConnection, Balance::RoundRobin, Balance::Random]
-                [chance.below(3)],
+            balance: [
+                Balance::LeastConnection,
+                Balance::RoundRobin,
+                Balance::Random,
+                Balance::LeastLag,
+            ][chance.below(4)],
             head_timeout: Duration::from_millis(400),
             out_queue,
+            lanes: !chance.one_in(4),
+            self_routing: true,
+            by_address: chance.one_in(3),
         };
-        let shared = Shared::new(SLOTS, (0..count).map(|_| mailbox()).collect(), settings);
+        let mailboxes = (0..count).map(|_| mailbox()).collect();
+        let shared = Shared::new(SLOTS, mailboxes, settings, None, Instant::now());
         let (sender, reports) = channel();
         let shard = |index| {
             let sender = sender.clone();
@@ -168,6 +195,7 @@ impl World {
             pool: Arc::new(Listener::new(1, Kind::Pool, SLOTS.into())),
             next_listener: 2,
             users: HashSet::new(),
+            again: 0,
             restarts: Vec::new(),
         }
     }
@@ -234,7 +262,9 @@ impl World {
             owner: None,
             takers: Vec::new(),
             refused: false,
-            open: false,
+            open: 0,
+            on_lane: false,
+            carried: None,
         });
     }
 
@@ -252,8 +282,9 @@ impl World {
             let lives = self.shared.roster.standing(owner) != Standing::Gone;
             let serves = !client_state.on_app
                 || self.app.as_ref().is_some_and(|app| app.is_served_by(owner));
+            let full = self.workers.iter().any(|worker| worker.id == owner && worker.was_full);
             assert!(
-                !lives || !serves || refusals > 0,
+                !lives || !serves || refusals > 0 || full,
                 "client {client} with a session of {owner} came to {id}"
             );
         }
@@ -263,6 +294,13 @@ impl World {
     pub(super) fn kill(&mut self, index: usize) {
         let worker = &mut self.workers[index];
         worker.alive = false;
+        let uncarried = worker.uncarried.drain().map(|(_, client)| client);
+        for client in worker.given_back.drain(..).chain(uncarried) {
+            // It was the worker's, and goes with it.
+            self.clients[client].on_lane = false;
+            self.clients[client].finished = true;
+            self.clients[client].carried = None;
+        }
         worker.inbound.clear();
         worker.queued = 0;
     }
@@ -342,11 +380,17 @@ impl World {
         for (_, id) in due {
             let role = [Role::Sticky, Role::Sticky, Role::App, Role::Pooled][self.chance.below(4)];
             let room = [2000, 20_000, 200_000][self.chance.below(3)];
-            let mut worker = Worker::new(id, role, room, now);
+            let preload = self.chance.one_in(2);
+            let mut worker = Worker::new(id, role, room, preload, now);
             worker.start();
             self.shared.roster.set(id, Standing::Starting);
             let channel = descriptor();
             self.posted.insert(channel.as_raw_fd(), self.workers.len());
+            for shard in 0..self.shards.len() {
+                let (ours, theirs) = (descriptor(), descriptor());
+                self.posted.insert(ours.as_raw_fd(), self.workers.len());
+                self.post(shard, Mail::Lane { worker: id, ours, theirs });
+            }
             self.workers.push(worker);
             let mail = Mail::Attach {
                 worker: id,
@@ -375,7 +419,7 @@ impl World {
             let (client, now) = (self.clients.len(), self.now);
             self.add_client(None, false, now);
             self.clients[client].grant = true;
-            self.clients[client].open = true;
+            self.clients[client].open = 1;
             self.posted.insert(socket.as_raw_fd(), client);
             return Answer::Socket(socket);
         }
@@ -421,7 +465,7 @@ impl World {
                 return;
             }
             self.clients[index].accepted_at = Some(self.now);
-            self.clients[index].open = true;
+            self.clients[index].open = 1;
             let id = hold(&mut self.engines[shard], index);
             self.shards[shard].accepted(id, listener, self.now);
             return;
@@ -497,6 +541,11 @@ impl World {
                 Mail::ListenReply { worker, ack, answer } => {
                     shard.listen_answered(worker, ack, answer, None, now);
                 }
+                Mail::Lane { worker, ours, .. } => {
+                    let at = self.posted.remove(&ours.as_raw_fd()).expect("posted");
+                    let lane = Lane { worker: at, ops: 0, room: false, closing: false };
+                    shard.lane_opened(engine.lanes.insert(lane), worker);
+                }
                 mail => shard.mail(mail, now),
             }
         }
@@ -506,14 +555,20 @@ impl World {
     fn complete(&mut self, index: usize) {
         let now = self.now;
         while let Some(done) = self.engines[index].done.pop_front() {
-            let (Done::Hand { channel, .. } | Done::Wrote { channel, .. }) = &done;
-            if self.line_op_ended(index, *channel) {
-                let shard = &mut self.shards[index];
-                match done {
-                    Done::Hand { channel, connection, length, result } => {
-                        shard.handed(channel, connection, length, result, now);
+            match done {
+                Done::Hand { channel, connection, length, result } => {
+                    if self.line_op_ended(index, channel) {
+                        self.shards[index].handed(channel, connection, length, result, now);
                     }
-                    Done::Wrote { channel, result } => shard.wrote(channel, result, now),
+                }
+                Done::Wrote { channel, result } => {
+                    if self.line_op_ended(index, channel) {
+                        self.shards[index].wrote(channel, result, now);
+                    }
+                }
+                Done::Lane { lane, connection, result } => {
+                    self.lane_op_ended(index, lane);
+                    self.shards[index].sent_on_lane(connection, result, now);
                 }
             }
             if !self.draining && self.chance.one_in(5) {
@@ -529,6 +584,18 @@ impl World {
         for id in ids {
             if self.draining || !self.chance.one_in(3) {
                 self.client_completes(index, id);
+            }
+        }
+        let ids: Vec<usize> = self.engines[index].lanes.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let lane = &mut self.engines[index].lanes[id];
+            let worker = &self.workers[lane.worker];
+            let has_room = worker.lane_ended || worker.lane.len() * 4 < LANE_ROOM;
+            if lane.room && has_room && self.chance.one_in(2) {
+                lane.room = false;
+                if self.lane_op_ended(index, id) {
+                    self.shards[index].lane_has_room(id, now);
+                }
             }
         }
         let ids: Vec<usize> = self.engines[index].lines.iter().map(|(id, _)| id).collect();
@@ -574,7 +641,11 @@ impl World {
             let in_time =
                 matches!(self.shards[index].connections[id].state, State::ExpectHead { .. });
             if let Some(sid) = client.sid.as_ref().filter(|_| in_time) {
-                let owner = self.shared.sessions.get(sid.as_bytes());
+                let roster = &self.shared.roster;
+                let owner = match named(sid.as_bytes()) {
+                    Some(named) => roster.find(named).map(|(worker, _)| worker),
+                    None => self.shared.sessions.get(sid.as_bytes()),
+                };
                 self.clients[at].owner = owner
                     .filter(|_| client.arrived == client.script.len())
                     .filter(|owner| self.shared.roster.standing(*owner) != Standing::Gone);
@@ -612,7 +683,41 @@ impl World {
         let most = 1 + self.chance.below(4000);
         let count = most.min(worker.outbound.len());
         let bytes: Vec<u8> = worker.outbound.drain(..count).collect();
-        self.shards[index].received(id, &bytes, 0, self.now);
+        for client in std::mem::take(&mut worker.given_back) {
+            let socket = hold(&mut self.engines[index], client);
+            self.clients[client].open += 1;
+            self.clients[client].on_lane = false;
+            self.again += 1;
+            self.shards[index].socket_arrived(id, socket);
+        }
+        self.shards[index].received(id, &bytes, self.now);
+    }
+
+    fn lane_op_ended(&mut self, index: usize, id: usize) -> bool {
+        let lane = &mut self.engines[index].lanes[id];
+        lane.ops -= 1;
+        if lane.closing && lane.ops == 0 {
+            self.engines[index].lanes.remove(id);
+            return false;
+        }
+        !lane.closing
+    }
+
+    /// sendmsg on a worker's lane.
+    fn send_on_lane(&mut self, at: usize, message: &[u8], client: usize) -> std::io::Result<()> {
+        let worker = &mut self.workers[at];
+        if worker.lane_ended {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        if !self.draining && self.chance.one_in(30) {
+            return Err(Error::other("too many references"));
+        }
+        if worker.lane.len() >= LANE_ROOM {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        worker.lane.push_back((message.to_vec(), client));
+        self.clients[client].on_lane = true;
+        Ok(())
     }
 
     fn line_op_ended(&mut self, index: usize, id: usize) -> bool {
@@ -657,6 +762,49 @@ impl World {
                     line.ops += 1;
                 }
             }
+            Action::SendOnLane { lane, connection, message } => {
+                engine.lanes[lane].ops += 1;
+                let (worker, client) = (engine.lanes[lane].worker, engine.clients[connection].client);
+                let result = self.send_on_lane(worker, &message, client);
+                self.engines[index].done.push_back(Done::Lane { lane, connection, result });
+            }
+            Action::AwaitLaneRoom(lane) => {
+                let lane = &mut engine.lanes[lane];
+                assert!(!lane.room, "two waits for room on one lane");
+                lane.room = true;
+                lane.ops += 1;
+            }
+            Action::LookAtLane(id) => {
+                let unread = self.workers[engine.lanes[id].worker].lane.len();
+                self.shards[index].lane_looked_at(id, unread, self.now);
+            }
+            Action::ReadBack { lane, worker, end } => {
+                let at = engine.lanes[lane].worker;
+                self.workers[at].lane_ended |= end;
+                for (message, client) in std::mem::take(&mut self.workers[at].lane) {
+                    self.clients[client].on_lane = false;
+                    self.clients[client].open += 1;
+                    self.again += 1;
+                    let id = hold(&mut self.engines[index], client);
+                    self.shards[index].read_back(id, worker, &message, self.now);
+                }
+                if end {
+                    self.shards[index].lane_is_empty(worker);
+                }
+            }
+            Action::CloseLane(lane) => {
+                engine.lanes[lane].closing = true;
+                engine.lanes[lane].ops += 1;
+                self.lane_op_ended(index, lane);
+            }
+            Action::AskAddress(id) => {
+                let client = engine.clients[id].client;
+                let octet = u8::try_from(client % 250).expect("small");
+                let address = (client % 7 > 0).then(|| ([10, 0, 0, octet], 1).into());
+                self.shards[index].address_is(id, address, self.now);
+            }
+            Action::Skip { .. } => panic!("the PROXY protocol is not spoken"),
+            Action::AcceptSilent(_) => {}
             Action::Read { channel, on } => engine.lines[channel].read = on,
             Action::CloseChannel(channel) => {
                 let line = &mut engine.lines[channel];
@@ -745,7 +893,8 @@ impl World {
         let waited = self.now - client.accepted_at.expect("accepted");
         let status = std::str::from_utf8(&response[9..12]).expect("ASCII");
         let right = match status {
-            "503" => waited >= WORKER_WAIT,
+            // At once where the application has closed the place meanwhile.
+            "503" => waited >= WORKER_WAIT || client.on_app,
             "408" => waited >= Duration::from_millis(400) && !client.on_app,
             "400" | "414" => !client.whole && !client.on_app,
             _ => false,
@@ -757,8 +906,10 @@ impl World {
 
     fn closed(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        assert!(std::mem::take(&mut client.open), "client {index} was closed twice");
+        assert!(client.open > 0, "client {index} was closed twice");
+        client.open -= 1;
         let done = !client.takers.is_empty() || client.refused || client.finished || client.grant;
+        let done = done || client.on_lane || client.open > 0 || client.carried.is_some();
         assert!(done, "client {index} was closed and nobody has it");
     }
 
@@ -773,7 +924,10 @@ impl World {
             let mut seen = HashSet::new();
             for timer in shard.timers.iter().map(|timer| timer.0.1) {
                 let name = format!("{timer:?}");
-                let single = matches!(timer, Timer::Hope(..) | Timer::Worker(..));
+                let single = matches!(
+                    timer,
+                    Timer::Hopes | Timer::Worker(..) | Timer::Look(..) | Timer::LaneRoom(..)
+                );
                 assert!(!single || seen.insert(name), "shard {index} has two of {timer:?}");
             }
         }
@@ -788,6 +942,8 @@ impl World {
             assert!(shard.awaiting_session.is_empty() && shard.awaiting_worker.is_empty());
             assert_eq!(self.shared.awaiting_sessions[index].load(Ordering::SeqCst), 0);
             assert!(self.engines[index].clients.is_empty(), "sockets in shard {index}");
+            let waiting = shard.lanes.iter().flatten().map(|lane| lane.waiting.len()).sum::<usize>();
+            assert_eq!(waiting, 0, "sockets wait for a lane in shard {index}");
         }
         let sum = |of: &[Counter]| -> u64 {
             let each = self.shared.counters.iter();
@@ -803,13 +959,18 @@ impl World {
             RefusedTls,
             RefusedTooLong,
         ];
+        // What is read back from a lane is handed off again, or abandoned; a returned connection too.
         assert_eq!(
-            sum(&[Accepted]),
+            sum(&[Accepted]) + self.again,
             sum(&[HandedOff, Abandoned]) + sum(&refused),
             "the counters do not add up"
         );
         for (index, client) in self.clients.iter().enumerate() {
-            assert!(!client.open, "client {index} is still open");
+            assert!(client.open == 0 && !client.on_lane, "client {index} is still open");
+            assert!(client.carried.is_none(), "what was read of client {index} is lost");
+        }
+        for worker in &self.workers {
+            assert!(worker.lane.is_empty(), "sockets are left in the lane of {}", worker.id);
         }
         for worker in self.workers.iter().filter(|worker| worker.alive) {
             let (id, load) = (worker.id, self.shared.roster.load(worker.id));

@@ -1,0 +1,142 @@
+//! The script that every Node worker loads before the application: written out, and told its part.
+//!
+//! `src/preload` has the script itself. It is embedded in this binary and written to a private
+//! directory, which goes when the router goes.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::route::WorkerId;
+use crate::sys::process::LANE_FD;
+
+/// The environment variable that tells the script its part; it deletes it.
+pub(super) const VARIABLE: &str = "ROUTER_WORKER";
+
+/// Every file of the script; the first is the one that is loaded.
+const FILES: [(&str, &str); 9] = [
+    ("index.js", include_str!("../preload/index.js")),
+    ("adapter.js", include_str!("../preload/adapter.js")),
+    ("delivery.js", include_str!("../preload/delivery.js")),
+    ("keepalive.js", include_str!("../preload/keepalive.js")),
+    ("lane.js", include_str!("../preload/lane.js")),
+    ("load.js", include_str!("../preload/load.js")),
+    ("modules.js", include_str!("../preload/modules.js")),
+    ("servers.js", include_str!("../preload/servers.js")),
+    ("sessions.js", include_str!("../preload/sessions.js")),
+];
+
+/// What the workers' preload shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Read sockets from a lane.
+    pub lane: bool,
+    /// Put the cluster adapter in place of Socket.IO's default.
+    pub adapter: bool,
+}
+
+/// The script on disk.
+#[derive(Debug)]
+pub(super) struct Preload {
+    directory: PathBuf,
+    entry: PathBuf,
+    part: Part,
+}
+
+impl Preload {
+    /// Writes the script into a new directory that only this user can read.
+    pub(super) fn write(part: Part) -> io::Result<Self> {
+        let directory = private_directory(&runtime_directory())?;
+        let preload = Self { entry: directory.join(FILES[0].0), directory, part };
+        for (name, text) in FILES {
+            std::fs::write(preload.directory.join(name), text)?;
+        }
+        Ok(preload)
+    }
+
+    /// What to load.
+    pub(super) fn entry(&self) -> &Path {
+        &self.entry
+    }
+
+    /// Whether workers get a lane.
+    pub(super) fn lane(&self) -> bool {
+        self.part.lane
+    }
+
+    /// What [`VARIABLE`] says to one worker.
+    pub(super) fn instruction(&self, id: WorkerId) -> String {
+        let lane = self.part.lane.then_some(LANE_FD);
+        serde_json::json!({
+            "slot": id.slot,
+            "generation": id.generation,
+            "lane": lane,
+            "adapter": self.part.adapter,
+        })
+        .to_string()
+    }
+}
+
+impl Drop for Preload {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %error, "the preload's directory stays behind");
+        }
+    }
+}
+
+/// Where short-lived files go: what systemd gave this service, the user's own, else the
+/// temporary directory.
+pub(super) fn runtime_directory() -> PathBuf {
+    ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
+        .iter()
+        .filter_map(std::env::var_os)
+        .map(PathBuf::from)
+        .find(|directory| directory.is_dir())
+        .unwrap_or_else(std::env::temp_dir)
+}
+
+/// A directory of a name nobody could foresee, mode 0700.
+fn private_directory(parent: &Path) -> io::Result<PathBuf> {
+    let template = parent.join("router-XXXXXX");
+    CString::new(template.as_os_str().as_bytes())?;
+    Ok(nix::unistd::mkdtemp(&template)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_script_is_there_while_it_is_needed_and_nobody_elses() {
+        let preload = Preload::write(Part { lane: true, adapter: false }).expect("writable");
+        let directory = preload.directory.clone();
+        let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(preload.entry().is_file());
+        let told = preload.instruction(WorkerId { slot: 3, generation: 9 });
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(told, serde_json::json!({
+            "slot": 3, "generation": 9, "lane": 4, "adapter": false
+        }));
+        drop(preload);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn every_file_of_the_script_is_embedded() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preload");
+        let mut there: Vec<String> = std::fs::read_dir(directory)
+            .expect("there")
+            .map(|entry| entry.expect("readable").file_name().into_string().expect("a name"))
+            .collect();
+        there.sort_unstable();
+        let mut embedded = FILES.map(|(name, _)| name.to_owned());
+        embedded.sort_unstable();
+        assert_eq!(there, embedded);
+    }
+}
