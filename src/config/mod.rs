@@ -8,6 +8,7 @@ mod app;
 mod ecosystem;
 mod keys;
 mod time;
+mod trust;
 mod words;
 mod workers;
 
@@ -17,6 +18,7 @@ pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
 pub use ecosystem::{Ecosystem, select};
 pub use time::{milliseconds, seconds};
+pub use trust::{Trust, TrustError};
 pub use words::split as split_words;
 pub use workers::{WORKERS_MAX, Workers};
 
