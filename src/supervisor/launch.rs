@@ -74,7 +74,10 @@ fn environment(config: &Config, id: WorkerId, unique: u32) -> Vec<(OsString, OsS
         ("name", config.app.name.clone()),
         ("NODE_UNIQUE_ID", unique.to_string()),
         ("NODE_CHANNEL_FD", process::CHANNEL_FD.to_string()),
-        ("NODE_CHANNEL_SERIALIZATION_MODE", config.serialization.as_str().to_owned()),
+        (
+            "NODE_CHANNEL_SERIALIZATION_MODE",
+            config.serialization.unwrap_or_default().as_str().to_owned(),
+        ),
     ];
     let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
     operators.chain(ours).map(|(name, value)| (name.into(), value.into())).collect()
