@@ -2,8 +2,10 @@
 //! hand-off that they know, and what they cannot do is said before anything is tried.
 
 use crate::both_engines;
+use crate::harness::http::free_port;
 use crate::harness::{Builder, Engine, Random, Router, client, node, shares};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 fn bun(engine: Engine) -> Builder {
     Router::on(engine).interpreter(&node::bun())
@@ -55,6 +57,19 @@ both_engines! {
 
     fn deno_serves_with_sticky_2(engine) {
         serves(deno(engine).env("STICKY", 2), "Deno", "advanced");
+    }
+
+    fn deno_gets_the_port_it_listens_on_from_the_router(engine) {
+        let port = free_port();
+        let router = deno(engine).app("listen").no_listen().env("LISTEN", json!([port])).start();
+        assert_eq!(router.port(), port);
+        let pids: BTreeSet<u32> = (0..20)
+            .map(|_| {
+                let answer: Value = serde_json::from_slice(&router.get("/").body).unwrap();
+                answer["pid"].as_u64().unwrap() as u32
+            })
+            .collect();
+        assert_eq!(pids, router.pids().into_iter().collect(), "both workers answer");
     }
 
     fn deno_serves_over_json(engine) {

@@ -189,18 +189,22 @@ fn notice(
     serialization: Serialization,
 ) -> Option<String> {
     let program = &config.app.interpreter;
-    let (who, advice) = match interpreter {
+    let (who, more) = match interpreter {
         // The operator has chosen what the notice would suggest.
         Interpreter::Unknown if !config.preload => return None,
         Interpreter::Unknown => (
             format!("`{program} --version` does not say that it is Node: its workers run"),
             "; if it takes Node's options, say --handoff lane",
         ),
+        Interpreter::Bun => (
+            "workers on Bun run".to_owned(),
+            ", and an app that listens opens its port itself, past the router",
+        ),
         known => (format!("workers on {} run", known.name()), ""),
     };
     Some(format!(
         "{who} without the preload, on the hand-off ipc with {} channels: an unchanged app, session \
-         ids that route themselves and handing a keep-alive connection back need Node{advice}",
+         ids that route themselves and handing a keep-alive connection back need Node{more}",
         serialization.as_str()
     ))
 }
