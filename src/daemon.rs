@@ -3,6 +3,7 @@
 //! Up: descriptors, engine, shards, the listeners that were asked for, then the workers. Down: the
 //! supervisor stops accepting and ends the workers; then the shards end, and the process.
 
+mod interpreter;
 pub mod listeners;
 
 use std::cell::RefCell;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::LocalSet;
 
 use self::listeners::{ListenError, Listeners};
-use crate::config::{self, Config, EngineChoice};
+use crate::config::{self, Config, EngineChoice, Plan};
 use crate::ipc::Serialization;
 use crate::metrics::Totals;
 use crate::route::WorkerId;
@@ -63,6 +64,9 @@ pub enum DaemonError {
     /// A thread of the data plane ended.
     #[error("the data plane failed: {0}. The router ends; its supervisor should start it again")]
     Shard(String),
+    /// What was asked for does not go with the interpreter.
+    #[error(transparent)]
+    Plan(#[from] config::PlanError),
     /// The workers.
     #[error("{0}")]
     Workers(String),
@@ -72,14 +76,19 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// It could not start as asked, or could not go on.
-pub fn run(config: Config) -> Result<ExitCode, DaemonError> {
+pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
     if let Err(error) = process::raise_fd_limit() {
         tracing::warn!(%error, "the limit on file descriptors stays as it is");
     }
+    let plan = config::plan(&config, interpreter::ask(&config.app))?;
+    plan.apply(&mut config);
     let engine = choose_engine(config.engine)?;
     let shards = shard_count(&config);
     tracing::info!(%engine, shards, workers = config.app.workers, balance = ?config.balance,
-        serialization = config.serialization.as_str(), handoff = "ipc", "router starts");
+        serialization = plan.serialization.as_str(), handoff = plan.handoff(), "router starts");
+    if let Some(notice) = &plan.notice {
+        tracing::info!("{notice}");
+    }
     let shared = shared(&config, shards)?;
     let (reports, reported) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::unbounded_channel();
@@ -88,7 +97,8 @@ pub fn run(config: Config) -> Result<ExitCode, DaemonError> {
         .enable_all()
         .build()
         .map_err(|reason| DaemonError::System { what: "the control thread's runtime", reason })?;
-    let outcome = LocalSet::new().block_on(&runtime, control(&config, &shared, reported, failed));
+    let outcome =
+        LocalSet::new().block_on(&runtime, control(&config, &plan, &shared, reported, failed));
     stop_shards(&shared, threads);
     tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
     match outcome? {
@@ -100,6 +110,7 @@ pub fn run(config: Config) -> Result<ExitCode, DaemonError> {
 /// The control thread: listeners and supervisor, until the workers have ended or a shard has.
 async fn control(
     config: &Config,
+    plan: &Plan,
     shared: &Arc<Shared>,
     reported: UnboundedReceiver<Report>,
     mut failed: UnboundedReceiver<String>,
@@ -117,8 +128,8 @@ async fn control(
         shared: Arc::clone(shared),
         listeners: Rc::clone(&listeners),
         default_port: config.default_port,
-        serialization: serialization(config),
-        whole_headers: cannot_read_split_lengths(config),
+        serialization: serialization(plan.serialization),
+        whole_headers: plan.whole_lengths,
     };
     let outcome = tokio::select! {
         outcome = supervisor::run(config, part, &mut plane, happened) => outcome
@@ -399,8 +410,8 @@ fn stop_shards(shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
     }
 }
 
-fn serialization(config: &Config) -> Serialization {
-    match config.serialization {
+const fn serialization(serialization: config::Serialization) -> Serialization {
+    match serialization {
         config::Serialization::Advanced => Serialization::Advanced,
         config::Serialization::Json => Serialization::Json,
     }
@@ -411,46 +422,6 @@ const fn balance(balance: config::Balance) -> Balance {
         config::Balance::LeastConnection => Balance::LeastConnection,
         config::Balance::RoundRobin => Balance::RoundRobin,
         config::Balance::Random => Balance::Random,
-    }
-}
-
-/// Whether the interpreter is a Node whose reader stalls for ever when a frame's length arrives in
-/// two reads (nodejs/node#55834; mended in 20.19, 22.14 and 23.6, never in 18).
-fn cannot_read_split_lengths(config: &Config) -> bool {
-    if config.serialization == config::Serialization::Json {
-        return false;
-    }
-    let asked = std::process::Command::new(&config.app.interpreter).arg("--version").output();
-    let text = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    text.is_ok_and(|version| reads_lengths_whole(version.trim()))
-}
-
-fn reads_lengths_whole(version: &str) -> bool {
-    let Some(numbers) = version.strip_prefix('v') else { return false };
-    let mut numbers = numbers.split('.').map_while(|number| number.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) => {
-            major < 20
-                || major == 21
-                || (major == 20 && minor < 19)
-                || (major == 22 && minor < 14)
-                || (major == 23 && minor < 6)
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_old_nodes_get_small_writes() {
-        for old in ["v18.20.8", "v20.18.3", "v21.7.0", "v22.13.1", "v23.5.0"] {
-            assert!(reads_lengths_whole(old), "{old}");
-        }
-        for new in ["v20.19.0", "v20.20.2", "v22.23.3", "v24.21.0", "v26.10.0", "1.4.5", ""] {
-            assert!(!reads_lengths_whole(new), "{new}");
-        }
+        config::Balance::LeastLag => Balance::LeastConnection,
     }
 }

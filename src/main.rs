@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         Err(error) => fail(format, &format!("{error:#}"), ExitCode::from(USAGE)),
         Ok(config) => match daemon::run(config) {
             Ok(code) => code,
+            Err(error @ daemon::DaemonError::Plan(_)) => {
+                fail(format, &error.to_string(), ExitCode::from(USAGE))
+            }
             Err(error) => fail(format, &error.to_string(), ExitCode::FAILURE),
         },
     };

@@ -5,6 +5,7 @@
 //! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
 //! | `edges` | what arrives that is no ordinary request |
 //! | `failures` | workers that die, stop, run out or misbehave |
+//! | `interpreters` | Bun and Deno in Node's place |
 //! | `lifecycle` | starting, restarting and stopping workers |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
@@ -35,5 +36,6 @@ mod cli;
 mod core;
 mod edges;
 mod failures;
+mod interpreters;
 mod lifecycle;
 mod tidy;

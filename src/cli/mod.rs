@@ -20,7 +20,8 @@ use nix::unistd::{AccessFlags, access};
 use self::discover::{Found, discover};
 pub use self::options::{Options, Threads};
 use crate::config::{
-    self, Address, App, Config, DEFAULT_PORT, Ecosystem, RawApp, Surroundings, Workers,
+    self, Address, App, Config, DEFAULT_PORT, Ecosystem, Handoff, RawApp, Surroundings, Trust,
+    Workers,
 };
 
 /// How many lines of a failed program are shown.
@@ -67,6 +68,12 @@ fn resolve_in(
         .map(|address| Address::parse(address, &look_up))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| anyhow!("--listen: {error}"))?;
+    let proxy = proxy(options)?;
+    if options.no_preload && options.handoff == Handoff::Lane {
+        bail!(
+            "--handoff lane is read by the preload, which --no-preload leaves out; drop one of them"
+        );
+    }
 
     let (below, base, workers) = match discover(options.app.as_deref(), here)? {
         Found::Script { script, base } => {
@@ -112,10 +119,35 @@ fn resolve_in(
         balance: options.balance,
         serialization: options.serialization,
         handoff: options.handoff,
+        preload: !options.no_preload,
+        adapter: !options.no_adapter,
+        sticky: options.sticky,
+        proxy,
         head_timeout: options.head_timeout,
         log: options.log_format,
         verbosity: options.verbosity(),
     })
+}
+
+/// Whose PROXY protocol headers are read, if any are.
+fn proxy(options: &Options) -> Result<Option<Trust>> {
+    // ROUTER_TRUST= in a file of variables says nothing.
+    let listed = options.trust.iter().any(|value| !value.is_empty());
+    match (options.proxy_protocol, listed) {
+        (true, _) if options.no_preload => bail!(
+            "--proxy-protocol needs the preload, which tells a worker its client's address, and \
+             --no-preload leaves it out; drop one of them"
+        ),
+        (true, true) => {
+            Ok(Some(Trust::parse(&options.trust).map_err(|error| anyhow!("--trust: {error}"))?))
+        }
+        (true, false) => Ok(Some(Trust::default())),
+        (false, true) => bail!(
+            "--trust says whose PROXY protocol header is believed, and none is read; add \
+             --proxy-protocol"
+        ),
+        (false, false) => Ok(None),
+    }
 }
 
 fn from_ecosystem(file: &Path, only: Option<&str>) -> Result<RawApp> {

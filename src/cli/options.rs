@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 
 use crate::config::{
-    self, Balance, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Verbosity, Workers,
+    self, Balance, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Sticky, Verbosity,
+    Workers,
 };
 
 /// Puts Socket.IO on every core of this host: starts the Node workers of an app, hands them
@@ -62,17 +63,36 @@ pub struct Options {
     #[arg(long, env = "ROUTER_BALANCE", value_enum, default_value_t)]
     pub balance: Balance,
 
-    /// Codec of the workers' channels; json for Bun
-    #[arg(long, env = "ROUTER_SERIALIZATION", value_enum, default_value_t)]
-    pub serialization: Serialization,
+    /// Who gets a connection whose session cannot be read: whom the balance picks (sid), or
+    /// always the same worker for one client address (ip)
+    #[arg(long, env = "ROUTER_STICKY", value_enum, default_value_t)]
+    pub sticky: Sticky,
 
-    /// How sockets reach workers; both are Node's IPC in this version
-    #[arg(long, env = "ROUTER_HANDOFF", value_name = "auto|ipc", default_value = "auto", value_parser = handoff)]
+    /// Codec of the workers' channels [default: advanced; json for Bun]
+    #[arg(long, env = "ROUTER_SERIALIZATION", value_enum)]
+    pub serialization: Option<Serialization>,
+
+    /// How sockets reach workers: by the preload's lane, or by Node's IPC; auto takes the lane
+    /// where the worker reads it
+    #[arg(long, env = "ROUTER_HANDOFF", value_enum, default_value_t)]
     pub handoff: Handoff,
 
-    /// Inject nothing into the workers; nothing is in this version
+    /// Inject nothing into the workers
     #[arg(long, env = "ROUTER_NO_PRELOAD", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub no_preload: bool,
+
+    /// Do not give an unchanged app the cluster adapter
+    #[arg(long, env = "ROUTER_NO_ADAPTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub no_adapter: bool,
+
+    /// Every connection begins with a PROXY protocol header, version 1 or 2
+    #[arg(long, env = "ROUTER_PROXY_PROTOCOL", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub proxy_protocol: bool,
+
+    /// Whose PROXY protocol header is believed: addresses, networks (10.0.0.0/8), loopback,
+    /// private, unix, any; may be repeated [default: loopback,unix]
+    #[arg(long, env = "ROUTER_TRUST", value_name = "LIST", value_delimiter = ',')]
+    pub trust: Vec<String>,
 
     /// The program that runs the script [default: node]
     #[arg(long, env = "ROUTER_INTERPRETER", value_name = "PROGRAM")]
@@ -184,13 +204,6 @@ fn threads(text: &str) -> Result<Threads, String> {
     }
 }
 
-fn handoff(text: &str) -> Result<Handoff, String> {
-    if text == "lane" {
-        return Err("the lane is not in this version; leave it at auto".to_owned());
-    }
-    Handoff::from_str(text, true).map_err(|_| "write auto or ipc".to_owned())
-}
-
 fn head_timeout(text: &str) -> Result<Duration, String> {
     match config::seconds(text)? {
         Duration::ZERO => Err("a client needs some time; write more than 0".to_owned()),
@@ -271,10 +284,12 @@ mod tests {
 
     #[test]
     fn lists_repeat_and_take_commas() {
-        let options =
-            parse("-l :1 --listen :2,unix:/x --stop-exit-codes 0,3 a.js -- -x y").expect("fine");
+        let line = "-l :1 --listen :2,unix:/x --stop-exit-codes 0,3 --trust private --trust ::1,unix \
+                    a.js -- -x y";
+        let options = parse(line).expect("fine");
         assert_eq!(options.listen, [":1", ":2", "unix:/x"]);
         assert_eq!(options.stop_exit_codes, [0, 3]);
+        assert_eq!(options.trust, ["private", "::1", "unix"]);
         assert_eq!(
             (options.app, options.app_args),
             (Some("a.js".into()), vec!["-x".into(), "y".into()])
@@ -286,7 +301,8 @@ mod tests {
         for (line, part) in [
             ("-w many", "max, or -N"),
             ("--threads 0", "1 to 1024"),
-            ("--handoff lane", "not in this version"),
+            ("--handoff street", "lane"),
+            ("--sticky cookie", "sid"),
             ("--head-timeout 0", "more than 0"),
             ("--kill-timeout soon", "500ms"),
             ("--balance best", "least-connection"),

@@ -69,6 +69,31 @@ fn a_script_gets_the_defaults() {
     assert_eq!(usize::from(config.app.workers), CORES);
     assert_eq!((config.default_port, config.listen.len(), config.threads), (8080, 0, None));
     assert_eq!(config.head_timeout, config::HEAD_TIMEOUT);
+    assert_eq!((config.serialization, config.handoff), (None, Handoff::Auto));
+    assert_eq!((config.preload, config.adapter, config.proxy), (true, true, None));
+}
+
+#[test]
+fn what_is_left_out_and_who_is_trusted() {
+    let scratch = Scratch::new();
+    scratch.write("index.js", "");
+    let resolve = |line: &str| resolve_line(&scratch, line, &[]).expect(line);
+    let config = resolve("--no-preload --no-adapter --balance least-lag --sticky ip");
+    assert_eq!((config.preload, config.adapter), (false, false));
+    assert_eq!((config.balance, config.sticky), (config::Balance::LeastLag, config::Sticky::Ip));
+    assert_eq!(resolve("--handoff lane").handoff, Handoff::Lane);
+    assert_eq!(resolve("--proxy-protocol").proxy, Some(Trust::default()));
+    let trust = resolve("--proxy-protocol --trust 10.0.0.0/8,unix").proxy.expect("it is on");
+    assert_eq!(trust.to_string(), "10.0.0.0/8, unix");
+    for (line, part) in [
+        ("--handoff lane --no-preload", "drop one"),
+        ("--proxy-protocol --no-preload", "drop one"),
+        ("--trust loopback", "add --proxy-protocol"),
+        ("--proxy-protocol --trust loopback,here", "--trust: `here` is no address"),
+    ] {
+        let text = error(&scratch, line, &[]);
+        assert!(text.contains(part), "{line}: {text}");
+    }
 }
 
 #[test]

@@ -6,8 +6,10 @@
 mod address;
 mod app;
 mod ecosystem;
+mod interpreter;
 mod keys;
 mod time;
+mod trust;
 mod words;
 mod workers;
 
@@ -16,7 +18,9 @@ use std::time::Duration;
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
 pub use ecosystem::{Ecosystem, select};
+pub use interpreter::{Interpreter, Plan, PlanError, plan};
 pub use time::{milliseconds, seconds};
+pub use trust::{Trust, TrustError};
 pub use words::split as split_words;
 pub use workers::{WORKERS_MAX, Workers};
 
@@ -41,10 +45,18 @@ pub struct Config {
     pub engine: EngineChoice,
     /// Who gets a request that has no session.
     pub balance: Balance,
-    /// The codec of the workers' channels.
-    pub serialization: Serialization,
+    /// The codec of the workers' channels; `None` leaves it to the interpreter ([`plan`]).
+    pub serialization: Option<Serialization>,
     /// How sockets reach workers.
     pub handoff: Handoff,
+    /// Put the preload into the workers.
+    pub preload: bool,
+    /// Let the preload give an unchanged app the cluster adapter.
+    pub adapter: bool,
+    /// Who gets a connection whose session cannot be read.
+    pub sticky: Sticky,
+    /// Connections begin with a PROXY protocol header, believed of these peers; `None` is off.
+    pub proxy: Option<Trust>,
     /// How long a client may take to send its request line.
     pub head_timeout: Duration,
     /// How the router's log and the workers' output look.
@@ -75,6 +87,8 @@ pub enum Balance {
     RoundRobin,
     /// Any.
     Random,
+    /// The worker whose event loop answers soonest.
+    LeastLag,
 }
 
 /// The codec of the workers' channels; a worker is told at its start.
@@ -100,11 +114,25 @@ impl Serialization {
 /// How sockets reach workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Handoff {
-    /// The best the worker offers; Node's IPC in this version.
+    /// The lane once the worker's preload reports it, else Node's IPC.
     #[default]
     Auto,
+    /// The lane: sockets only, nothing of Node's in between. Needs the preload.
+    Lane,
     /// Node's IPC.
     Ipc,
+}
+
+/// Who gets a connection whose session cannot be read.
+///
+/// A TLS hello on an application's own port always goes by address: nothing in it can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sticky {
+    /// Whom the balance picks.
+    #[default]
+    Sid,
+    /// Whom a hash of the client's address picks.
+    Ip,
 }
 
 /// How the router's log and the workers' output look.

@@ -95,7 +95,10 @@ fn environment(
         ("name", config.app.name.clone()),
         ("NODE_UNIQUE_ID", unique.to_string()),
         ("NODE_CHANNEL_FD", process::CHANNEL_FD.to_string()),
-        ("NODE_CHANNEL_SERIALIZATION_MODE", config.serialization.as_str().to_owned()),
+        (
+            "NODE_CHANNEL_SERIALIZATION_MODE",
+            config.serialization.unwrap_or_default().as_str().to_owned(),
+        ),
     ];
     let preload = preload.map(|preload| (preload::VARIABLE, preload.instruction(id)));
     let ours = ours.into_iter().chain(preload).map(|(name, value)| (name.to_owned(), value));

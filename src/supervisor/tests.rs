@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{
-    App, Balance, Config, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Serialization,
+    App, Balance, Config, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Sticky,
     Surroundings, Verbosity, Workers,
 };
 use crate::sys::process;
@@ -36,8 +36,12 @@ pub(super) fn config(app: App) -> Config {
         threads: None,
         engine: EngineChoice::Auto,
         balance: Balance::LeastConnection,
-        serialization: Serialization::Advanced,
+        serialization: None,
         handoff: Handoff::Auto,
+        preload: true,
+        adapter: true,
+        sticky: Sticky::Sid,
+        proxy: None,
         head_timeout: HEAD_TIMEOUT,
         log: LogFormat::Pretty,
         verbosity: Verbosity::Normal,

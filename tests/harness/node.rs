@@ -1,5 +1,5 @@
-//! Node and its packages, fetched once: `npm ci` in tests/node, and for ROUTER_TEST_NODE the Node
-//! of that version out of the package that carries its binary, into tests/.cache.
+//! Node and its packages, fetched once: `npm ci` in tests/node; and into tests/.cache, out of the
+//! packages that carry their binaries, the Node of ROUTER_TEST_NODE, Bun and Deno.
 
 use super::repository;
 use std::fs::{self, File};
@@ -10,6 +10,10 @@ use std::sync::OnceLock;
 /// The release tested of each line.
 const RELEASES: [(&str, &str); 5] =
     [("18", "18.20.8"), ("20", "20.20.2"), ("22", "22.23.3"), ("24", "24.21.0"), ("26", "26.10.0")];
+
+/// The Bun and the Deno that are tested.
+const BUN: &str = "1.4.5";
+const DENO: &str = "2.9.6";
 
 /// The Node the workers run on, when it isn't the one on PATH.
 pub fn interpreter() -> Option<&'static Path> {
@@ -44,15 +48,34 @@ pub fn packages() {
     });
 }
 
+pub fn bun() -> PathBuf {
+    let package = format!("@oven/bun-linux-{}", arch("x64", "aarch64"));
+    fetch(&format!("bun-{BUN}"), &package, BUN, "bin/bun")
+}
+
+pub fn deno() -> PathBuf {
+    let package = format!("@deno/linux-{}-glibc", arch("x64", "arm64"));
+    fetch(&format!("deno-{DENO}"), &package, DENO, "deno")
+}
+
 fn fetch_node(release: &str) -> PathBuf {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "x64",
-        "aarch64" => "arm64",
-        other => panic!("no Node package for {other}"),
-    };
-    let package = format!("node-linux-{arch}");
-    let dir = cache().join(format!("node-{release}"));
-    let binary = dir.join("node_modules").join(&package).join("bin/node");
+    let package = format!("node-linux-{}", arch("x64", "arm64"));
+    fetch(&format!("node-{release}"), &package, release, "bin/node")
+}
+
+/// What a package calls this machine.
+fn arch(intel: &'static str, arm: &'static str) -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => intel,
+        "aarch64" => arm,
+        other => panic!("no binaries for {other}"),
+    }
+}
+
+/// Installs a package that carries a binary, if it isn't there yet, and gives the binary.
+fn fetch(folder: &str, package: &str, release: &str, binary: &str) -> PathBuf {
+    let dir = cache().join(folder);
+    let binary = dir.join("node_modules").join(package).join(binary);
     let _one_at_a_time = lock_cache();
     if !binary.exists() {
         fs::create_dir_all(&dir).unwrap();
