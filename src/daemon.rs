@@ -27,7 +27,7 @@ use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Standing;
 use crate::shard::ring::{Mail, Mailbox};
-use crate::shard::{self, Engine, Report, Reports, Settings, Shared};
+use crate::shard::{self, Engine, Report, Reports, Settings, Shared, Trusts};
 use crate::supervisor::{self, ChannelEnd, DataPlane, Event, LanePair, Outcome, Part};
 use crate::sys::wake::Wake;
 use crate::sys::{cpu, process, socket, uring};
@@ -89,7 +89,7 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
     if let Some(notice) = &plan.notice {
         tracing::info!("{notice}");
     }
-    let shared = shared(&config, shards)?;
+    let shared = shared(&config, &plan, shards)?;
     let (reports, reported) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::unbounded_channel();
     let threads = start_shards(engine, &shared, &reports, &failures)?;
@@ -123,7 +123,7 @@ async fn control(
     let (events, happened) = mpsc::unbounded_channel();
     let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
     tokio::task::spawn_local(pass_on);
-    let part = Some(Part { lane: true, adapter: true });
+    let part = plan.preload.then_some(Part { lane: plan.lane, adapter: config.adapter });
     let mut plane = Plane {
         shared: Arc::clone(shared),
         listeners: Rc::clone(&listeners),
@@ -313,7 +313,7 @@ fn shard_count(config: &Config) -> usize {
     config.threads.unwrap_or(auto).max(1)
 }
 
-fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
+fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, DaemonError> {
     let mailboxes: io::Result<Vec<Mailbox>> =
         (0..shards).map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).collect();
     let mailboxes =
@@ -322,11 +322,14 @@ fn shared(config: &Config, shards: usize) -> Result<Arc<Shared>, DaemonError> {
         balance: balance(config.balance),
         head_timeout: config.head_timeout,
         out_queue: shard::MAX_OUT_QUEUE,
-        lanes: true,
-        self_routing: true,
-        by_address: false,
+        lanes: plan.lane,
+        self_routing: plan.preload,
+        by_address: config.sticky == config::Sticky::Ip,
     };
-    Ok(Shared::new(config.app.workers, mailboxes, settings, None, clock()))
+    let trusts = config.proxy.clone().map(|trust| -> Trusts {
+        Box::new(move |address| trust.allows(address))
+    });
+    Ok(Shared::new(config.app.workers, mailboxes, settings, trusts, clock()))
 }
 
 /// The wall's clock is nobody's business here: shards count from when they were made.
@@ -422,6 +425,6 @@ const fn balance(balance: config::Balance) -> Balance {
         config::Balance::LeastConnection => Balance::LeastConnection,
         config::Balance::RoundRobin => Balance::RoundRobin,
         config::Balance::Random => Balance::Random,
-        config::Balance::LeastLag => Balance::LeastConnection,
+        config::Balance::LeastLag => Balance::LeastLag,
     }
 }

@@ -230,11 +230,12 @@ impl Shard {
             return self.shared.roster.unread(worker, 0);
         }
         let since = *lane.unread_since.get_or_insert(now.checked_sub(LOOK).unwrap_or(now));
+        let relieved = lane.relieved;
         self.shared.roster.unread(worker, self.shared.millis(since));
         self.set_timer(now + LOOK, Timer::Look(worker));
         // Where its connections had arrived is known where its channel is.
         let mine = self.shared.owner(worker.slot) == self.index;
-        let late = mine && !lane.relieved && now >= since + PATIENCE;
+        let late = mine && !relieved && now >= since + PATIENCE;
         if late && self.others_answer(worker, now) {
             // Once: what comes back to it has a session of its own.
             if let Some(lane) = self.lanes.get_mut(id).and_then(Option::as_mut) {

@@ -301,6 +301,7 @@ impl World {
                 Some(sid) => {
                     let bytes = format!("GET /s?sid={sid} HTTP/1.1\\r\\n");
                     self.clients[client].carried = Some(bytes.clone());
+                    self.clients[client].owner = None;
                     self.give_back(client, index, &number, &bytes);
                 }
                 None => self.serve(client, index),

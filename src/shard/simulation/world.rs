@@ -49,7 +49,7 @@ pub(super) struct Client {
     finished: bool,
     accepted_at: Option<Instant>,
     /// Who had to get it when its request line was read.
-    owner: Option<WorkerId>,
+    pub(super) owner: Option<WorkerId>,
     takers: Vec<usize>,
     refused: bool,
     /// Descriptors of it that the router has open.
