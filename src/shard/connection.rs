@@ -68,7 +68,9 @@ impl State {
     pub fn is_early(self) -> bool {
         matches!(
             self,
-            Self::ExpectHead { .. } | Self::ExpectProxy { .. } | Self::ExpectAddress { .. }
+            Self::ExpectHead { .. }
+                | Self::ExpectProxy { .. }
+                | Self::ExpectAddress { proxy: true }
         )
     }
 }

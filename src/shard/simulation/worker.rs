@@ -312,6 +312,7 @@ impl World {
     fn give_back(&mut self, client: usize, index: usize, number: &str, bytes: &str) {
         let worker = &mut self.workers[index];
         self.clients[client].on_lane = true;
+        self.clients[client].back_from = Some(index);
         worker.given_back.push(client);
         worker.say(&format!(
             "{{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\

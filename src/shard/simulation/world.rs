@@ -56,6 +56,8 @@ pub(super) struct Client {
     open: usize,
     /// It lies in a worker's lane, or is on its way back from the worker.
     pub(super) on_lane: bool,
+    /// The worker that gave it back last: what that had said of it may be cut off with it.
+    pub(super) back_from: Option<usize>,
     /// What a worker has read of it and given back with it.
     pub(super) carried: Option<String>,
 }
@@ -264,6 +266,7 @@ impl World {
             refused: false,
             open: 0,
             on_lane: false,
+            back_from: None,
             carried: None,
         });
     }
@@ -648,7 +651,11 @@ impl World {
                 };
                 self.clients[at].owner = owner
                     .filter(|_| client.arrived == client.script.len())
-                    .filter(|owner| self.shared.roster.standing(*owner) != Standing::Gone);
+                    .filter(|owner| self.shared.roster.standing(*owner) != Standing::Gone)
+                    .filter(|owner| {
+                        let app = self.app.as_ref();
+                        !client.on_app || app.is_some_and(|app| app.is_served_by(*owner))
+                    });
             }
             let client = &self.clients[at];
             let bytes = &client.script[..client.arrived];
@@ -910,6 +917,8 @@ impl World {
         client.open -= 1;
         let done = !client.takers.is_empty() || client.refused || client.finished || client.grant;
         let done = done || client.on_lane || client.open > 0 || client.carried.is_some();
+        let cut = client.back_from.is_some_and(|worker| !self.workers[worker].alive);
+        let done = done || cut;
         assert!(done, "client {index} was closed and nobody has it");
     }
 
@@ -967,7 +976,8 @@ impl World {
         );
         for (index, client) in self.clients.iter().enumerate() {
             assert!(client.open == 0 && !client.on_lane, "client {index} is still open");
-            assert!(client.carried.is_none(), "what was read of client {index} is lost");
+            let told = client.carried.is_none() || client.refused;
+            assert!(told, "what was read of client {index} is lost");
         }
         for worker in &self.workers {
             assert!(worker.lane.is_empty(), "sockets are left in the lane of {}", worker.id);
