@@ -6,6 +6,7 @@
 //! | `edges` | what arrives that is no ordinary request |
 //! | `failures` | workers that die, stop, run out or misbehave |
 //! | `lifecycle` | starting, restarting and stopping workers |
+//! | `unchanged` | applications that know nothing of the router, under `node` and under it |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
 //!
@@ -37,3 +38,4 @@ mod edges;
 mod failures;
 mod lifecycle;
 mod tidy;
+mod unchanged;

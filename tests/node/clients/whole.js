@@ -4,6 +4,7 @@
 //   workers  how many processes must be met (1)
 //   cluster  false: only what concerns one client at a time (true)
 //   pages    false: the application has no HTTP pages (true)
+//   file     false: the application has no client file to give (true)
 //   sid      what every session id must match, as a regular expression
 //   path     of the Socket.IO server (/socket.io/)
 //   clients  how many to begin with (12)
@@ -28,14 +29,17 @@ exports.whole_app = async (url, { also = [], ...options }) => {
 
 // With connection state recovery a client that comes back in time is the one it was.
 exports.recovers = async (url) => {
-  const socket = await connect(url, WEBSOCKET, { auth: { name: 'a' } });
+  const [socket, watcher] = await Promise.all(
+    ['a', 'b'].map((name) => connect(url, WEBSOCKET, { auth: { name } })));
   const id = socket.id;
+  const left = new Promise((resolve) => watcher.once('left', resolve));
   // The offset the client resumes from comes with the first packet.
   const news = new Promise((resolve) => socket.once('news', resolve));
   socket.emit('emit', {}, 'news', 1);
   await within(10000, 'news', news);
   socket.io.engine.close();
-  await until('it is down', () => !socket.connected);
+  // There is something to recover once the server has noticed.
+  await within(10000, 'left', left);
   const back = new Promise((resolve) => socket.once('connect', resolve));
   socket.connect();
   await within(10000, 'connect again', back);
@@ -43,9 +47,9 @@ exports.recovers = async (url) => {
 };
 
 async function run(url, options) {
-  const { cluster = true, pages = true } = options;
+  const { cluster = true, pages = true, file = true } = options;
   const app = await meet(url, options);
-  const steps = [echoes, answers, ...(pages ? [plainHttp] : []), clientFile, refusals];
+  const steps = [echoes, answers, ...(pages ? [plainHttp] : []), ...(file ? [clientFile] : []), refusals];
   if (cluster) {
     steps.unshift(settle);
     steps.push(emits, acknowledgements, rooms, serverSide, namespaces, departures);
