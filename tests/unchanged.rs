@@ -321,6 +321,12 @@ fn one_connection_through_nginx_carries_three_sessions_on_node() {
     let (_node, port, _) = subject.on_node();
     let nginx = Nginx::before(port);
     assert_eq!(one_connection(nginx.port, &sessions(port, 1)).len(), 1);
+}
+
+#[test]
+fn everything_holds_through_nginx_on_node() {
+    let (_node, port, _) = app("express.js").on_node();
+    let nginx = Nginx::before(port);
     client("whole_app", &nginx.url(), &json!({ "workers": 1 }));
 }
 
@@ -402,7 +408,7 @@ both_engines! {
     }
 
     fn connection_state_recovery_is_warned_of_once(engine) {
-        let subject = app("recovery.js").seen_with(json!({ "cluster": false }));
+        let subject = recovery();
         let (router, port, second) = subject.on_router(engine);
         let warnings = || {
             let lines = router.log.lines();
@@ -427,6 +433,11 @@ both_engines! {
 
 const OWN: [[&str; 2]; 2] = [["OwnAdapter"; 2]; 2];
 
+/// Each packet carries one argument more than was said: where to resume.
+fn recovery() -> App {
+    app("recovery.js").seen_with(json!({ "cluster": false }))
+}
+
 fn own_adapter() -> App {
     let also = json!([{ "path": "/second/" }]);
     let options = json!({ "cluster": false, "path": "/first/", "also": also });
@@ -440,10 +451,10 @@ fn adapters(text: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_applications_of_these_tests_do_what_they_should_on_node() {
-    let (node, port, _) = app("recovery.js").on_node();
+    let (node, port, second) = recovery().on_node();
     let seen = client("recovers", &url(port), &json!({}));
     assert_eq!(seen, json!({ "recovered": true, "same": true }));
-    app("recovery.js").holds(port, 0, 1);
+    recovery().holds(port, second, 1);
     drop(node);
     let (_node, port, second) = own_adapter().on_node();
     assert_eq!(adapters(&Connection::tcp(port).get("/adapters").text()), OWN);

@@ -68,7 +68,7 @@ fn configuration(port: u16, upstream: u16) -> String {
 master_process off;
 worker_processes 1;
 pid nginx.pid;
-error_log stderr warn;
+error_log stderr error;
 events {{ worker_connections 512; }}
 http {{
   access_log off;

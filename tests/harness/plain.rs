@@ -27,7 +27,7 @@ impl PlainNode {
     ) -> Self {
         let place = Place::take();
         node::packages();
-        let mut command = Command::new(interpreter.unwrap_or(Path::new("node")));
+        let mut command = Command::new(interpreter.unwrap_or_else(|| Path::new("node")));
         for (name, _) in std::env::vars() {
             if name.starts_with("ROUTER_") {
                 command.env_remove(name);
