@@ -413,7 +413,7 @@ both_engines! {
         let warnings = || {
             let lines = router.log.lines();
             let said = lines.into_iter().filter(|line| line.worker_output().is_none());
-            let about = |text: &str| text.to_lowercase().contains("recovery");
+            let about = |text: &str| text.to_lowercase().replace(' ', "").contains("staterecovery");
             said.filter(|line| about(&line.text)).map(|line| line.text).collect::<Vec<_>>()
         };
         until("the router warns", SOON, || (!warnings().is_empty()).then_some(()));

@@ -115,18 +115,26 @@ fn installed() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
+/// With lists of packages of our own: root's may be missing, and only root can fetch them.
 fn fetched() -> PathBuf {
     let _one_at_a_time = node::lock_cache();
     let directory = node::cache().join("debian");
     let program = directory.join("usr/sbin/nginx");
     if !program.exists() {
-        fs::create_dir_all(&directory).unwrap();
-        run(&directory, "apt-get", &["download", "nginx"]);
+        let lists = directory.join("lists");
+        fs::create_dir_all(lists.join("partial")).unwrap();
+        let mut apt: Vec<String> = vec![format!("Dir::State::Lists={}", lists.display())];
+        apt.extend(["Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="].map(str::to_owned));
+        apt.extend(["Debug::NoLocking=true", "APT::Sandbox::User="].map(str::to_owned));
+        let apt: Vec<&str> = apt.iter().flat_map(|option| ["-o", option]).collect();
+        run(&directory, "apt-get", &[&apt[..], &["update"]].concat());
+        run(&directory, "apt-get", &[&apt[..], &["download", "nginx"]].concat());
         let package = fs::read_dir(&directory)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .find(|name| name.starts_with("nginx_") && name.ends_with(".deb"));
         run(&directory, "dpkg-deb", &["-x", &package.expect("apt-get downloads a package"), "."]);
+        fs::remove_dir_all(lists).unwrap();
     }
     run(&directory, program.to_str().unwrap(), &["-e", "stderr", "-v"]);
     program
