@@ -7,6 +7,7 @@
 //! | `failures` | workers that die, stop, run out or misbehave |
 //! | `interpreters` | Bun and Deno in Node's place |
 //! | `lifecycle` | starting, restarting and stopping workers |
+//! | `unchanged` | applications that know nothing of the router, under `node` and under it |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
 //!
@@ -39,3 +40,4 @@ mod failures;
 mod interpreters;
 mod lifecycle;
 mod tidy;
+mod unchanged;

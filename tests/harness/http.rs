@@ -73,6 +73,14 @@ impl Connection {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     }
 
+    /// This side's port of a TCP connection.
+    pub fn local_port(&self) -> u16 {
+        match &self.stream {
+            Stream::Tcp(s) => s.local_addr().unwrap().port(),
+            Stream::Unix(_) => panic!("a Unix socket has no port"),
+        }
+    }
+
     /// How long a read waits.
     pub fn patience(&self, limit: Duration) {
         match &self.stream {

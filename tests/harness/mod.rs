@@ -3,12 +3,16 @@
 
 pub mod http;
 pub mod log;
+pub mod nginx;
 pub mod node;
+pub mod plain;
 pub mod polling;
 pub mod process;
 pub mod router;
 
 pub use http::{Connection, Response};
+pub use nginx::Nginx;
+pub use plain::PlainNode;
 pub use polling::Session;
 pub use router::{Builder, Router};
 

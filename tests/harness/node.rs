@@ -27,6 +27,36 @@ pub fn interpreter() -> Option<&'static Path> {
     .as_deref()
 }
 
+/// The Node under test if its line is this or a newer one, else one that is.
+pub fn since(line: u32) -> Option<&'static Path> {
+    static CURRENT: OnceLock<u32> = OnceLock::new();
+    static NEWER: OnceLock<PathBuf> = OnceLock::new();
+    let current = *CURRENT.get_or_init(|| {
+        let output = Command::new(command()).arg("--version").output().expect("node is on PATH");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let major = text.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok());
+        major.unwrap_or_else(|| panic!("no version: {text:?}"))
+    });
+    if current >= line {
+        return interpreter();
+    }
+    let (_, release) = RELEASES.iter().find(|(l, _)| *l == "22").unwrap();
+    Some(NEWER.get_or_init(|| fetch_node(release)))
+}
+
+/// An application and all its packages in one file of its own.
+pub fn bundle(app: &Path, into: &Path) {
+    packages();
+    let esbuild = repository().join("tests/node/node_modules/.bin/esbuild");
+    let output = Command::new(esbuild)
+        .args(["--bundle", "--platform=node", "--log-level=warning"])
+        .arg(app)
+        .arg(format!("--outfile={}", into.display()))
+        .output()
+        .expect("esbuild is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The command that runs a worker: for tests that wrap it.
 pub fn command() -> String {
     interpreter().map_or_else(|| "node".to_owned(), |p| p.display().to_string())
@@ -85,14 +115,14 @@ fn fetch(folder: &str, package: &str, release: &str, binary: &str) -> PathBuf {
     binary
 }
 
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let dir = repository().join("tests/.cache");
     fs::create_dir_all(&dir).unwrap();
     dir
 }
 
 /// Held while installing: another `cargo test` may be doing the same.
-fn lock_cache() -> File {
+pub fn lock_cache() -> File {
     let file = File::create(cache().join("lock")).unwrap();
     file.lock().unwrap();
     file

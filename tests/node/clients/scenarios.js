@@ -4,6 +4,8 @@
 const assert = require('assert');
 const { POLLING, UPGRADING, WEBSOCKET, ask, byPid, closeAll, connect, ok, swarm, until } = require('./swarm');
 
+Object.assign(exports, require('./whole'));
+
 const KINDS = { polling: [POLLING], websocket: [WEBSOCKET], upgrading: [UPGRADING], mixed: [POLLING, UPGRADING] };
 
 exports.connects = async (url, { clients = 16, kind = 'mixed', stay = 0 }) => {
