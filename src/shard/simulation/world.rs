@@ -56,6 +56,8 @@ pub(super) struct Client {
     open: usize,
     /// It lies in a worker's lane, or is on its way back from the worker.
     pub(super) on_lane: bool,
+    /// A worker has had it before, or its lane.
+    came_back: bool,
     /// The worker that gave it back last: what that had said of it may be cut off with it.
     pub(super) back_from: Option<usize>,
     /// What a worker has read of it and given back with it.
@@ -266,6 +268,7 @@ impl World {
             refused: false,
             open: 0,
             on_lane: false,
+            came_back: false,
             back_from: None,
             carried: None,
         });
@@ -694,6 +697,7 @@ impl World {
             let socket = hold(&mut self.engines[index], client);
             self.clients[client].open += 1;
             self.clients[client].on_lane = false;
+            self.clients[client].came_back = true;
             self.again += 1;
             self.shards[index].socket_arrived(id, socket);
         }
@@ -791,6 +795,7 @@ impl World {
                 for (message, client) in std::mem::take(&mut self.workers[at].lane) {
                     self.clients[client].on_lane = false;
                     self.clients[client].open += 1;
+                    self.clients[client].came_back = true;
                     self.again += 1;
                     let id = hold(&mut self.engines[index], client);
                     self.shards[index].read_back(id, worker, &message, self.now);
@@ -900,8 +905,8 @@ impl World {
         let waited = self.now - client.accepted_at.expect("accepted");
         let status = std::str::from_utf8(&response[9..12]).expect("ASCII");
         let right = match status {
-            // At once where the application has closed the place meanwhile.
-            "503" => waited >= WORKER_WAIT || client.on_app,
+            // At once for what comes back and the application has closed its place meanwhile.
+            "503" => waited >= WORKER_WAIT || client.came_back,
             "408" => waited >= Duration::from_millis(400) && !client.on_app,
             "400" | "414" => !client.whole && !client.on_app,
             _ => false,
