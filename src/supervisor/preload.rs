@@ -15,7 +15,7 @@ use crate::sys::process::LANE_FD;
 pub(super) const VARIABLE: &str = "ROUTER_WORKER";
 
 /// Every file of the script; the first is the one that is loaded.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("index.js", include_str!("../preload/index.js")),
     ("adapter.js", include_str!("../preload/adapter.js")),
     ("delivery.js", include_str!("../preload/delivery.js")),
@@ -23,6 +23,7 @@ const FILES: [(&str, &str); 9] = [
     ("lane.js", include_str!("../preload/lane.js")),
     ("load.js", include_str!("../preload/load.js")),
     ("modules.js", include_str!("../preload/modules.js")),
+    ("router.js", include_str!("../preload/router.js")),
     ("servers.js", include_str!("../preload/servers.js")),
     ("sessions.js", include_str!("../preload/sessions.js")),
 ];
