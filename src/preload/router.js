@@ -1,0 +1,31 @@
+'use strict';
+
+// The worker's word to the router. Owns the sending side of the IPC channel as it was at boot, so that
+// what the app does to process.send later touches nothing of ours. A closed channel is never an error
+// here: the worker is on its way out, and nobody is left to be told.
+
+const send = process.send;
+const warned = new Set();
+
+function ignore() {}
+
+/** A string or an object; a handle goes along with `give`. */
+function say(message) {
+  send.call(process, message, ignore);
+}
+
+/** As `say`, with the socket; `failed` is called when it could not be sent and is still ours. */
+function give(message, socket, failed) {
+  send.call(process, message, socket, undefined, (error) => {
+    if (error) failed();
+  });
+}
+
+/** What the operator must know, said once. */
+function warn(text) {
+  if (warned.has(text)) return;
+  warned.add(text);
+  say(`router:warn ${text}`);
+}
+
+module.exports = { say, give, warn };
