@@ -60,6 +60,8 @@ function leaves(event, req, res, head) {
     if (sessions.hasGuests()) sessions.saw(id, event === 'upgrade' ? socket : undefined);
     return false;
   }
+  // An upgrade whose body is still to come keeps its parser: left to the app.
+  if (event === 'upgrade' && socket.parser) return false;
   const number = numberOf(socket);
   if (number === undefined || !process.connected) return false;
   socket[kCourse] = new Departure(socket, number);
@@ -141,8 +143,9 @@ class Departure {
   proceed() {
     const { socket, response } = this;
     if (this.over || !socket._handle || !this.requests.every((request) => request.done)) return;
-    // The start of another request is inside the parser: it will join.
-    if (socket.parser && socket.parser.duration && socket.parser.duration() > 0) return;
+    // The start of another request is inside the parser: it will join. (Asked for its end, a parser that
+    // is between two messages has nothing to say against it; one that is not does, and goes on all the same.)
+    if (socket.parser && socket.parser.finish() instanceof Error) return;
     const current = socket._httpMessage;
     if (current && current !== response) {
       current.once('finish', () => this.proceedSoon());
