@@ -1,9 +1,8 @@
-'use strict';
-
 // Broadcasts that reach the clients of every worker, for apps that chose no adapter. Puts a cluster
 // adapter in the place of the one in memory, built on the classes of the app's own socket.io-adapter,
 // with the words of @socket.io/cluster-adapter on the wire: the router relays them by their last bytes,
 // so the order of the fields is part of the protocol.
+'use strict';
 
 const { createRequire } = require('module');
 const delivery = require('./delivery');
@@ -161,7 +160,11 @@ function receive(message) {
   if (message === null || typeof message !== 'object' || message.source !== SOURCE) return;
   const set = adapters.get(message.nsp);
   if (set === undefined) return;
-  for (const adapter of set) adapter.onMessage(message);
+  for (const adapter of set) {
+    const { name } = adapter.nsp;
+    // Others hear the same message, and it is theirs as it came.
+    adapter.onMessage(message.nsp === name ? message : { ...message, nsp: name });
+  }
 }
 
 module.exports = { install };

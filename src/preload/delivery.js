@@ -1,8 +1,7 @@
-'use strict';
-
 // A client's raw handle becomes a connection of the app: of the server that has its number, or, as
 // number 0, of whoever listens for sticky's messages. Owns also the way back, for what nobody here
 // takes, and the halves of connections that come in two messages.
+'use strict';
 
 const net = require('net');
 const router = require('./router');

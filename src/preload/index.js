@@ -1,17 +1,19 @@
-'use strict';
-
 // The worker's end of the router: the first file a worker runs. Owns the boot: who this worker is, the
 // order in which the other rooms are set up, and the promise that none of them takes the app down.
-// Without ROUTER_WORKER, or in a worker thread, it does nothing at all.
+// Without ROUTER_WORKER, or in a worker thread, it leaves no trace but that it was read.
+'use strict';
 
 const { isMainThread } = require('worker_threads');
 
+// Forks and threads of the app's own inherit the arguments.
+forgetFlag(process.execArgv);
 if (process.env.ROUTER_WORKER !== undefined && isMainThread) {
   const text = process.env.ROUTER_WORKER;
   // Whatever this process starts is not the router's worker.
   delete process.env.ROUTER_WORKER;
-  forgetFlag(process.execArgv);
   if (typeof process.send === 'function') boot(text);
+} else {
+  delete require.cache[__filename];
 }
 
 function boot(text) {
@@ -45,7 +47,7 @@ function boot(text) {
   attempt('load', () => require('./load').start());
 }
 
-// `--require <this file>` in either spelling: forks and clusters of the app's own inherit execArgv.
+// `--require <this file>` in either spelling.
 function forgetFlag(argv) {
   for (let i = argv.length - 1; i >= 0; i--) {
     const joined = /^(?:--require|-r)=(.*)$/s.exec(argv[i]);

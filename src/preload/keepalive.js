@@ -1,5 +1,3 @@
-'use strict';
-
 // Keep-alive without wrong workers. The router chooses the worker by the first request of a connection;
 // a later one may carry the session of another worker. Such a request is not shown to the app: its bytes
 // are put together again as they came, the socket is taken off Node's server, and both go back to the
@@ -7,6 +5,7 @@
 //
 //   misdirected ─► read the body ─► earlier responses are out ─► off the server ─► router:return
 //        └── requests pipelined behind it join in order      (client gone, body too long: no return)
+'use strict';
 
 const http = require('http');
 const net = require('net');

@@ -1,8 +1,7 @@
-'use strict';
-
 // The lane: a Unix socket on which the router sends client sockets, one a message, nothing else.
 // Owns the reading of it and the guard that stops reading before the descriptors run out: the kernel
 // drops a socket for which there is no number left, and nobody would know whose it was.
+'use strict';
 
 const fs = require('fs');
 const net = require('net');

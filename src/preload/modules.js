@@ -1,7 +1,6 @@
-'use strict';
-
 // One hook on the loader of modules, through which the other rooms see socket.io and engine.io come.
 // Each copy of a package is shown once. ESM importers reach the same CommonJS files by their full path.
+'use strict';
 
 const Module = require('module');
 

@@ -1,8 +1,7 @@
-'use strict';
-
 // The worker's word to the router. Owns the sending side of the IPC channel as it was at boot, so that
 // what the app does to process.send later touches nothing of ours. A closed channel is never an error
 // here: the worker is on its way out, and nobody is left to be told.
+'use strict';
 
 const send = process.send;
 const warned = new Set();

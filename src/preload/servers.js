@@ -1,8 +1,7 @@
-'use strict';
-
 // Which server of this process has which of the router's numbers. Owns the pairing: a server asks the
 // router for its port through Node's cluster, the answer carries `<listener>:<number>`, and the server
 // whose handle has just appeared is the one that was answered. Only such servers are the router's.
+'use strict';
 
 const net = require('net');
 const http = require('http');

@@ -1,8 +1,7 @@
-'use strict';
-
 // The Engine.IO sessions of this worker. Owns the ids that route themselves (they name slot and
 // generation, so the router needs no table for them), the announcements of the ids that do not, and
 // the counts of sessions opened and closed. It decides whether a session id is at home here.
+'use strict';
 
 const { randomFillSync } = require('crypto');
 const { unescape } = require('querystring');
@@ -36,6 +35,7 @@ let guests = 0; // Announced ids without an engine.
 let sweeper;
 let opened = 0;
 let closed = 0;
+let changed = () => {};
 
 function install(slot, generation) {
   home = (slot << 8) | (generation & 255);
@@ -79,6 +79,7 @@ function enter(socket) {
     announced.set(id, { engine: true });
   } else {
     opened++;
+    changed();
     // A response that went through a compressor shows nothing. A WebSocket never asks for its way again.
     if (record === undefined && !routesItself(id) && socket.transport.name === 'polling') {
       announced.set(id, { engine: true });
@@ -87,6 +88,7 @@ function enter(socket) {
   }
   socket.once('close', () => {
     closed++;
+    changed();
     if (announced.delete(id)) router.say({ type: 'sticky:disconnection', data: id });
   });
 }
@@ -204,6 +206,7 @@ function announce(id) {
     }
   }
   opened++;
+  changed();
   guests++;
   announced.set(id, { engine: undefined, seen: Date.now(), sockets: 0 });
   router.say({ type: 'sticky:connection', data: id });
@@ -217,6 +220,7 @@ function depart(id) {
   announced.delete(id);
   guests--;
   closed++;
+  changed();
   router.say({ type: 'sticky:disconnection', data: id });
 }
 
@@ -253,6 +257,11 @@ function touch(id, record) {
   announced.set(id, record);
 }
 
+/** `see()` runs whenever a session opens or closes. */
+function onChange(see) {
+  changed = see;
+}
+
 function takeCounts() {
   const counts = { opened, closed };
   opened = 0;
@@ -260,4 +269,4 @@ function takeCounts() {
   return counts;
 }
 
-module.exports = { install, idOf, isHome, watch, hasGuests, saw, takeCounts };
+module.exports = { install, idOf, isHome, watch, hasGuests, saw, onChange, takeCounts };
