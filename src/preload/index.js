@@ -35,8 +35,8 @@ function boot(text) {
     }
   };
 
-  const lane = worker.lane === undefined ? undefined
-    : attempt('lane', () => require('./lane').open(worker.lane));
+  const lane = Number.isInteger(worker.lane)
+    ? attempt('lane', () => require('./lane').open(worker.lane)) : undefined;
   router.say(lane ? 'router:hello 1 lane' : 'router:hello 1');
   attempt('servers', () => require('./servers').watch());
   attempt('delivery', () => require('./delivery').listen());

@@ -66,7 +66,7 @@ impl Preload {
         self.part.lane
     }
 
-    /// What [`VARIABLE`] says to one worker.
+    /// What [`VARIABLE`] says to one worker; `lane` is null where there is none.
     pub(super) fn instruction(&self, id: WorkerId) -> String {
         let lane = self.part.lane.then_some(LANE_FD);
         serde_json::json!({
