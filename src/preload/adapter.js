@@ -161,7 +161,11 @@ function receive(message) {
   if (message === null || typeof message !== 'object' || message.source !== SOURCE) return;
   const set = adapters.get(message.nsp);
   if (set === undefined) return;
-  for (const adapter of set) adapter.onMessage(message);
+  for (const adapter of set) {
+    const { name } = adapter.nsp;
+    // The classes drop what is not of their own namespace. A copy: others listen to this message too.
+    adapter.onMessage(message.nsp === name ? message : { ...message, nsp: name });
+  }
 }
 
 module.exports = { install };
