@@ -176,13 +176,7 @@ impl Shard {
     }
 
     /// A socket that lay unread in a worker's lane is ours again, under `id`.
-    pub fn read_back(
-        &mut self,
-        id: ConnectionId,
-        worker: WorkerId,
-        message: &[u8],
-        now: Instant,
-    ) {
+    pub fn read_back(&mut self, id: ConnectionId, worker: WorkerId, message: &[u8], now: Instant) {
         let message = Message::decode(message);
         let origin = message.and_then(|message| self.origin(worker, message.server));
         self.count(Counter::Redispatched);

@@ -104,6 +104,8 @@ pub enum Answer {
         listener: Arc<Listener>,
         /// What `address()` shall say; none for a Unix socket.
         name: Option<SockName>,
+        /// As in [`crate::ipc::message::QueryServer`], of the first worker.
+        ticket_keys: Option<String>,
     },
     /// It gets a socket of its own (UDP).
     Socket(OwnedFd),

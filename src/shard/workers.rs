@@ -175,11 +175,12 @@ impl Shard {
         };
         let (serialization, sequence) = (channel.serialization, channel.sequence());
         let frame = match answer {
-            Answer::Listening { listener, name } => {
+            Answer::Listening { listener, name, ticket_keys } => {
                 let port = name.as_ref().map(|name| name.port);
                 let own = (listener.kind() == Kind::App).then_some(listener);
                 let key = channel.add_server(&request, own, port);
-                reply::listen_reply(serialization, ack, sequence, &key, name.as_ref())
+                let keys = ticket_keys.as_deref();
+                reply::listen_reply(serialization, ack, sequence, &key, name.as_ref(), keys)
             }
             Answer::Refused(errno) => reply::listen_error(serialization, ack, sequence, "", errno),
             Answer::Socket(_) | Answer::Granted => {
@@ -488,8 +489,7 @@ impl Shard {
         returned: Option<Returned>,
         now: Instant,
     ) {
-        let listener =
-            returned.as_ref().and_then(|returned| self.origin(worker, returned.number));
+        let listener = returned.as_ref().and_then(|returned| self.origin(worker, returned.number));
         self.forget(socket);
         match (returned, listener) {
             (Some(returned), Some(listener)) => {

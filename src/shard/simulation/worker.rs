@@ -80,13 +80,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(
-        id: WorkerId,
-        kind: Kind,
-        room: usize,
-        preload: bool,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(id: WorkerId, kind: Kind, room: usize, preload: bool, now: Instant) -> Self {
         Self {
             id,
             kind,

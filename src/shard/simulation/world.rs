@@ -448,7 +448,7 @@ impl World {
             app
         };
         let name = SockName { address: "::".into(), family: "IPv6", port };
-        Answer::Listening { listener, name: Some(name) }
+        Answer::Listening { listener, name: Some(name), ticket_keys: None }
     }
 
     fn client_acts(&mut self, index: usize) {
@@ -775,7 +775,8 @@ impl World {
             }
             Action::SendOnLane { lane, connection, message } => {
                 engine.lanes[lane].ops += 1;
-                let (worker, client) = (engine.lanes[lane].worker, engine.clients[connection].client);
+                let (worker, client) =
+                    (engine.lanes[lane].worker, engine.clients[connection].client);
                 let result = self.send_on_lane(worker, &message, client);
                 self.engines[index].done.push_back(Done::Lane { lane, connection, result });
             }
@@ -956,7 +957,8 @@ impl World {
             assert!(shard.awaiting_session.is_empty() && shard.awaiting_worker.is_empty());
             assert_eq!(self.shared.awaiting_sessions[index].load(Ordering::SeqCst), 0);
             assert!(self.engines[index].clients.is_empty(), "sockets in shard {index}");
-            let waiting = shard.lanes.iter().flatten().map(|lane| lane.waiting.len()).sum::<usize>();
+            let waiting =
+                shard.lanes.iter().flatten().map(|lane| lane.waiting.len()).sum::<usize>();
             assert_eq!(waiting, 0, "sockets wait for a lane in shard {index}");
         }
         let sum = |of: &[Counter]| -> u64 {
