@@ -223,7 +223,7 @@ impl Shard {
             lane.relieved = false;
             return self.shared.roster.unread(worker, 0);
         }
-        let since = *lane.unread_since.get_or_insert(now.checked_sub(LOOK).unwrap_or(now));
+        let since = *lane.unread_since.get_or_insert_with(|| now.checked_sub(LOOK).unwrap_or(now));
         let relieved = lane.relieved;
         self.shared.roster.unread(worker, self.shared.millis(since));
         self.set_timer(now + LOOK, Timer::Look(worker));

@@ -35,7 +35,7 @@ pub enum Mail {
         /// The client's socket.
         socket: OwnedFd,
         /// What is known of it.
-        transit: Transit,
+        transit: Box<Transit>,
     },
     /// A worker has been started; its channel is this shard's from now on.
     Attach {

@@ -5,6 +5,7 @@
 //! looked at where it happens (a socket taken twice, a packet out of order) and at the end, when
 //! everything has had time to finish and nothing may be left over.
 
+mod engine;
 mod worker;
 mod world;
 

@@ -249,7 +249,7 @@ impl World {
         } else if line.contains("NODE_ROUTER") {
             let (id, data) = (field(line, "id").expect("id"), field(line, "data").expect("data"));
             match worker.uncarried.remove(id) {
-                Some(socket) => self.carried(socket, index, &data.to_owned()),
+                Some(socket) => self.carried(socket, index, data),
                 None => _ = worker.carried.insert(id.to_owned(), data.to_owned()),
             }
         } else if line.contains("_sio_adapter") {
