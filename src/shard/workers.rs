@@ -56,7 +56,10 @@ impl Shard {
             Some(channel) if channel.arrived.len() < MAX_ARRIVED => {
                 channel.arrived.push_back(socket);
             }
-            _ => self.close(socket),
+            _ => {
+                self.count(Counter::SocketsFromWorkers);
+                self.close(socket);
+            }
         }
     }
 
@@ -678,6 +681,7 @@ impl Shard {
         }
         self.actions.push(Action::CloseChannel(id));
         for socket in std::mem::take(&mut channel.arrived) {
+            self.count(Counter::SocketsFromWorkers);
             self.close(socket);
         }
         if channel.congested {

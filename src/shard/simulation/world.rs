@@ -247,10 +247,9 @@ impl World {
         worker.alive = false;
         let uncarried = worker.uncarried.drain().map(|(_, client)| client);
         for client in worker.given_back.drain(..).chain(uncarried) {
-            // It was the worker's, and goes with it.
+            // It was the worker's, and goes with it; or the router has not heard that it was.
             self.clients[client].on_lane = false;
             self.clients[client].finished = true;
-            self.clients[client].carried = None;
         }
         worker.inbound.clear();
         worker.queued = 0;
@@ -566,6 +565,7 @@ impl World {
             let each = self.shared.counters.iter();
             each.map(|counters| of.iter().map(|c| counters.read(*c)).sum::<u64>()).sum()
         };
+        use Counter::SocketsFromWorkers;
         use Counter::{Abandoned, Accepted, HandedOff, RefusedHttp2, RefusedNoWorker};
         use Counter::{RefusedNotHttp, RefusedTimeout, RefusedTls, RefusedTooLong};
         let refused = [
@@ -579,12 +579,14 @@ impl World {
         // What is read back from a lane is handed off again, or abandoned; a returned connection too.
         assert_eq!(
             sum(&[Accepted]) + self.again,
-            sum(&[HandedOff, Abandoned]) + sum(&refused),
+            sum(&[HandedOff, Abandoned, SocketsFromWorkers]) + sum(&refused),
             "the counters do not add up"
         );
         for (index, client) in self.clients.iter().enumerate() {
             assert!(client.open == 0 && !client.on_lane, "client {index} is still open");
-            let told = client.carried.is_none() || client.refused;
+            let told = client.carried.is_none() || client.refused || client.finished;
+            let cut = client.back_from.is_some_and(|worker| !self.workers[worker].alive);
+            let told = told || cut || !client.takers.is_empty();
             assert!(told, "what was read of client {index} is lost");
         }
         for worker in &self.workers {
