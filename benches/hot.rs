@@ -21,6 +21,7 @@ use router::ipc::reply;
 use router::route::WorkerId;
 use router::route::balance::{Balance, pick_by_hash};
 use router::route::roster::{Roster, Standing};
+use router::route::self_routing::named;
 use router::route::session_table::SessionTable;
 use router::shard::ring::{Mail, Mailbox, Packet};
 use router::sys::wake::Wake;
@@ -76,6 +77,11 @@ const REQUEST: &[u8] =
 const HANDSHAKE: &[u8] = b"GET /socket.io/?EIO=4&transport=polling&t=PVp1mQ8 HTTP/1.1\r\n\
     Host: chat.example.com\r\nConnection: keep-alive\r\n\r\n";
 
+/// The same with an id that names slot 2, generation 1.
+const SELF_ROUTING: &[u8] =
+    b"GET /socket.io/?EIO=4&transport=polling&t=PVp1mQ8&sid=k3v8dVx1x5wrRwAIBinB HTTP/1.1\r\n\
+    Host: chat.example.com\r\nConnection: keep-alive\r\n\r\n";
+
 fn worker(slot: u16) -> WorkerId {
     WorkerId { slot, generation: 1 }
 }
@@ -117,7 +123,13 @@ fn line(head: &[u8]) -> router::http::request_line::RequestLine<'_> {
 /// A request's whole way to its worker.
 fn route(head: &[u8], sessions: &SessionTable, roster: &Roster) -> Option<WorkerId> {
     match sid(line(head).target) {
-        Some(sid) => sessions.get(&sid).filter(|worker| roster.standing(*worker) != Standing::Gone),
+        Some(sid) => match named(&sid) {
+            Some(named) => roster.find(named).map(|(worker, _)| worker),
+            None => {
+                let owner = sessions.get(&sid);
+                owner.filter(|worker| roster.standing(*worker) != Standing::Gone)
+            }
+        },
         None => Balance::LeastConnection.pick(roster, |_| true, 0, 0),
     }
 }
@@ -125,7 +137,8 @@ fn route(head: &[u8], sessions: &SessionTable, roster: &Roster) -> Option<Worker
 fn request(c: &mut Criterion, few: bool) {
     let roster = roster(4);
     let sessions = table(if few { 1000 } else { 1_000_000 });
-    for head in [REQUEST, HANDSHAKE] {
+    assert_eq!(route(SELF_ROUTING, &sessions, &roster), Some(worker(2)));
+    for head in [REQUEST, SELF_ROUTING, HANDSHAKE] {
         let count = allocations(|| {
             assert!(route(black_box(head), &sessions, &roster).is_some());
         });
@@ -138,6 +151,9 @@ fn request(c: &mut Criterion, few: bool) {
     group.bench_function("sid", |b| b.iter(|| sid(black_box(target)).is_some()));
     group.bench_function("line, sid, table, roster", |b| {
         b.iter(|| route(black_box(REQUEST), &sessions, &roster));
+    });
+    group.bench_function("line, self-routing sid, roster", |b| {
+        b.iter(|| route(black_box(SELF_ROUTING), &sessions, &roster));
     });
     group.bench_function("line, no sid, least connection", |b| {
         b.iter(|| route(black_box(HANDSHAKE), &sessions, &roster));

@@ -165,7 +165,10 @@ async fn pass_on(
                 continue;
             }
             Report::Preloaded { worker, lane } => {
-                tracing::debug!(%worker, lane, "the preload is there");
+                if shared.settings.lanes && !lane {
+                    tracing::warn!(%worker, "the worker cannot read its lane: its sockets go by \
+                        Node's IPC");
+                }
                 continue;
             }
             Report::SpeaksFirst(listener) => {
