@@ -224,6 +224,15 @@ fn the_readme_tells_the_bounds_that_hold() {
         ("connections that wait for a session", shard::MAX_PARKED_SESSIONS.to_string()),
         ("sessions", router::route::session_table::MAX_SESSIONS.to_string()),
         ("workers", router::route::roster::MAX_SLOTS.to_string()),
+        ("a header of the PROXY protocol", format!("{} bytes", router::http::proxy::MAX_V2)),
+        (
+            "what is given back of a kept-alive connection",
+            format!("{} MiB", preloads("keepalive", "BODY_MAX") >> 20),
+        ),
+        (
+            "announced sessions of one worker that only the preload sees",
+            preloads("sessions", "ANNOUNCED_MAX").to_string(),
+        ),
     ];
     for (what, bound) in bounds {
         assert!(readme.contains(&format!("| {what} | {bound} |")), "{what}: {bound}");
@@ -246,6 +255,16 @@ fn where_io_uring_is_forbidden_uring_is_an_error_that_says_what_to_do() {
     let (status, text) = router.fails();
     assert_eq!(status.code(), Some(1));
     says(&text, &["io_uring", "Operation not permitted", "--engine portable"]);
+}
+
+/// The value of a constant of the preload's, which is a number or a product of numbers.
+fn preloads(file: &str, name: &str) -> u64 {
+    let path = repository().join(format!("src/preload/{file}.js"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(&format!("const {name} = "))).unwrap();
+    let factors = value.split_once(';').unwrap().0.replace('_', "");
+    factors.split('*').map(|factor| factor.trim().parse::<u64>().unwrap()).product()
 }
 
 /// One option as either page tells it.
