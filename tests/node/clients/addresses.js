@@ -53,12 +53,14 @@ exports.tls_clients = async (url, { clients = 8, echoes = 20 }) => {
   return { pids: byPid(all), transports: all.map((s) => s.io.engine.transport.name) };
 };
 
-// What a server says first to several connections from each address: [[address, [lines]]].
-exports.greetings = async (url, { addresses, each = 3 }) => {
+// What a server says first to several connections from each address: [[address, [text]]]. `speaks`:
+// only once it was spoken to.
+exports.greetings = async (url, { addresses, each = 3, speaks = false }) => {
   const { hostname, port } = new URL(url);
   const one = (localAddress) => new Promise((resolve, reject) => {
     const socket = net.connect({ port: +port, host: hostname, localAddress });
     socket.setTimeout(8000, () => socket.destroy(new Error(`${localAddress}: no greeting`)));
+    if (speaks) socket.write('\0this is not HTTP\n');
     socket.on('error', reject).setEncoding('utf8').once('data', (text) => {
       socket.destroy();
       resolve(text.trim());
