@@ -326,9 +326,10 @@ fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, Da
         self_routing: plan.preload,
         by_address: config.sticky == config::Sticky::Ip,
     };
-    let trusts = config.proxy.clone().map(|trust| -> Trusts {
-        Box::new(move |address| trust.allows(address))
-    });
+    let trusts = config
+        .proxy
+        .clone()
+        .map(|trust| -> Trusts { Box::new(move |address| trust.allows(address)) });
     Ok(Shared::new(config.app.workers, mailboxes, settings, trusts, clock()))
 }
 

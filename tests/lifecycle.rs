@@ -130,14 +130,17 @@ both_engines! {
     }
 
     fn a_worker_has_the_descriptors_of_a_plain_node_worker_and_no_other(engine) {
-        let router = Router::on(engine).workers(1).option("--listen", "127.0.0.1:0").start();
-        router.lives();
-        let ours = kinds(router.get("/fds").body);
         // A plain one also inherits what its parents happened to leave open.
-        let mut plain = kinds(plain_node_fds());
-        for kind in ours {
-            let at = plain.iter().position(|p| *p == kind);
-            plain.remove(at.unwrap_or_else(|| panic!("a {kind} too many")));
+        let plain = kinds(plain_node_fds());
+        for handoff in ["lane", "ipc"] {
+            let router = Router::on(engine).workers(1).option("--handoff", handoff).start();
+            router.lives();
+            let mut allowed = plain.clone();
+            allowed.extend((handoff == "lane").then(|| "socket".to_owned()));
+            for kind in kinds(router.get("/fds").body) {
+                let at = allowed.iter().position(|p| *p == kind);
+                allowed.remove(at.unwrap_or_else(|| panic!("a {kind} too many, {handoff}")));
+            }
         }
     }
 

@@ -64,6 +64,16 @@ struct Place {
     address: Option<SocketAddr>,
     path: Option<PathBuf>,
     users: HashSet<WorkerId>,
+    /// Of the first TLS server that listened here.
+    ticket_keys: Option<String>,
+}
+
+impl Place {
+    /// The keys that all TLS servers here share; the first to ask brings them.
+    fn ticket_keys(&mut self, request: &QueryServer) -> Option<String> {
+        let theirs = request.ticket_keys.as_ref()?;
+        Some(self.ticket_keys.get_or_insert_with(|| theirs.clone()).clone())
+    }
 }
 
 /// See the module's text.
@@ -179,8 +189,9 @@ impl Listeners {
     }
 
     /// `--listen` decides where: the worker gets the port's name and the pool's connections.
-    fn lend_pool(&self, request: &QueryServer) -> io::Result<Answer> {
-        let pool = self.places.values().find(|place| place.listener.kind() == Kind::Pool);
+    fn lend_pool(&mut self, request: &QueryServer) -> io::Result<Answer> {
+        let mut places = self.places.values_mut();
+        let pool = places.find(|place| place.listener.kind() == Kind::Pool);
         let Some(pool) = pool else { return Err(Errno::EINVAL.into()) };
         let port = match u16::try_from(request.port) {
             Ok(0) | Err(_) => pool.address.map_or(0, |address| address.port()),
@@ -190,7 +201,8 @@ impl Listeners {
             AddressType::Pipe => None,
             _ => Some(sock_name(SocketAddr::new(requested_ip(request)?, port))),
         };
-        Ok(Answer::Listening { listener: Arc::clone(&pool.listener), name })
+        let ticket_keys = pool.ticket_keys(request);
+        Ok(Answer::Listening { listener: Arc::clone(&pool.listener), name, ticket_keys })
     }
 
     fn join(&mut self, worker: WorkerId, request: &QueryServer) -> io::Result<Answer> {
@@ -219,6 +231,7 @@ impl Listeners {
         Ok(Answer::Listening {
             listener: Arc::clone(&place.listener),
             name: place.address.map(sock_name),
+            ticket_keys: place.ticket_keys(request),
         })
     }
 
@@ -286,7 +299,10 @@ impl Listeners {
             post(&self.shared, shard, Mail::Listen { listener, socket });
         }
         let id = listener.id();
-        self.places.insert(id, Place { listener, address, path, users: HashSet::new() });
+        self.places.insert(
+            id,
+            Place { listener, address, path, users: HashSet::new(), ticket_keys: None },
+        );
     }
 }
 

@@ -8,8 +8,8 @@
 use super::Serialization;
 use super::frame::LENGTH_PREFIX;
 pub use super::packet::{Packet, PacketKind, Uid};
-use super::value::{Fields, Scalar, Top};
 pub use super::preload::{Returned, Speaks, Word};
+use super::value::{Fields, Scalar, Top};
 use super::{json, packet, preload, reply, v8};
 
 /// What a worker says to the router, or through it.
@@ -98,6 +98,9 @@ pub struct QueryServer {
     pub flags: i64,
     /// 0 when the worker leaves it to the router.
     pub backlog: i64,
+    /// A TLS server's session ticket keys, in hex: all workers get those of the first, so that a
+    /// client can resume its session at another.
+    pub ticket_keys: Option<String>,
 }
 
 /// A worker's server, listening.
@@ -149,7 +152,14 @@ pub fn read(serialization: Serialization, frame: &[u8]) -> Message {
         },
     };
     let message = match &top {
-        Some(Top::Object(fields)) => meaning(fields),
+        Some(Top::Object(fields)) => {
+            let message = meaning(fields);
+            if let Some(Message::QueryServer(request)) = message {
+                let ticket_keys = ticket_keys(serialization, frame);
+                return Message::QueryServer(QueryServer { ticket_keys, ..request });
+            }
+            message
+        }
         Some(Top::Text(text)) if text.is("ready") => Some(Message::Ready),
         Some(Top::Text(text)) => preload::word(text).map(Message::Preload),
         Some(Top::Opaque) | None => None,
@@ -219,6 +229,7 @@ fn cluster(fields: &Fields<'_>) -> Option<Message> {
             fd: fields.fd.int(),
             flags: fields.flags.int().unwrap_or(0),
             backlog: fields.backlog.int().unwrap_or(0),
+            ticket_keys: None,
         }),
         "listening" => Message::Listening(Listening {
             index,
@@ -230,6 +241,35 @@ fn cluster(fields: &Fields<'_>) -> Option<Message> {
         "exitedAfterDisconnect" => Message::ExitedAfterDisconnect { seq: fields.seq.int()? },
         _ => return None,
     })
+}
+
+/// Most hex digits that are taken for a server's ticket keys; OpenSSL's have 96.
+const MAX_TICKET_KEYS: usize = 512;
+
+/// The one value of a request to listen that lies deeper: `data.ticketKeys`. It is looked for where
+/// nothing else is written so; the other values are an address and numbers.
+fn ticket_keys(serialization: Serialization, frame: &[u8]) -> Option<String> {
+    let mark: &[u8] = match serialization {
+        Serialization::Advanced => b"\"\x0aticketKeys\"",
+        Serialization::Json => b"\"ticketKeys\":\"",
+    };
+    let start = memchr::memmem::find(frame, mark)?.checked_add(mark.len())?;
+    let value = frame.get(start..)?;
+    let value = match serialization {
+        Serialization::Json => value,
+        // A length of one or two bytes stands before it.
+        Serialization::Advanced => match value {
+            [length, rest @ ..] if *length < 0x80 => rest.get(..usize::from(*length))?,
+            [low, high, rest @ ..] => {
+                let length = usize::from(*low & 0x7f) | usize::from(*high) << 7;
+                rest.get(..length)?
+            }
+            _ => return None,
+        },
+    };
+    let digits = value.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let keys = value.get(..digits).filter(|keys| (1..=MAX_TICKET_KEYS).contains(&keys.len()))?;
+    String::from_utf8(keys.to_vec()).ok()
 }
 
 fn address_type(fields: &Fields<'_>) -> AddressType {
@@ -323,6 +363,42 @@ mod tests {
     }
 
     #[test]
+    fn a_tls_servers_ticket_keys_are_read_out_of_its_request() {
+        let keys = "0123456789abcdef".repeat(6);
+        let v8 = |digits: &str| {
+            let mut payload =
+                b"\xff\x0fo\"\x03cmd\"\x0cNODE_CLUSTER\"\x03act\"\x0bqueryServer".to_vec();
+            payload.extend(b"\"\x04datao\"\x0aticketKeys\"");
+            let length = u8::try_from(digits.len() & 0x7f).expect("7 bits");
+            match digits.len() >> 7 {
+                0 => payload.push(length),
+                high => payload.extend([length | 0x80, u8::try_from(high).expect("small")]),
+            }
+            payload.extend(digits.as_bytes());
+            payload.extend(b"{\x01\"\x03seqI\x02{\x04");
+            let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+            [&length[..], &payload].concat()
+        };
+        let json = |digits: &str| {
+            let data = format!("{{\"ticketKeys\":\"{digits}\"}}");
+            let head = "{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\"";
+            format!("{head},\"data\":{data},\"seq\":1}}\n").into_bytes()
+        };
+        let read_keys = |serialization, frame: &[u8]| match read(serialization, frame) {
+            Message::QueryServer(request) => request.ticket_keys,
+            other => panic!("{other:?}"),
+        };
+        for digits in [&keys, &keys.repeat(3)] {
+            assert_eq!(read_keys(Advanced, &v8(digits)).as_ref(), Some(digits));
+            assert_eq!(read_keys(Json, &json(digits)).as_ref(), Some(digits));
+        }
+        for none in ["", "no hex", &keys.repeat(9)] {
+            assert_eq!(read_keys(Advanced, &v8(none)), None, "{none}");
+            assert_eq!(read_keys(Json, &json(none)), None, "{none}");
+        }
+    }
+
+    #[test]
     fn the_cluster() {
         assert_eq!(cluster("online", &[("seq", 0.into())]), Message::Online);
         for accepted in [true, false] {
@@ -413,8 +489,17 @@ mod tests {
             ];
             let listening = Listening { index: 2, address: address.clone(), port, address_type };
             assert_eq!(cluster("listening", &object), Message::Listening(listening));
-            let wish =
-                QueryServer { seq: 1, index: 2, address, port, address_type, fd, flags, backlog };
+            let wish = QueryServer {
+                seq: 1,
+                index: 2,
+                address,
+                port,
+                address_type,
+                fd,
+                flags,
+                backlog,
+                ticket_keys: None,
+            };
             assert_eq!(cluster("queryServer", &object), Message::QueryServer(wish));
         }
         let Message::QueryServer(least) = cluster("queryServer", &[("seq", 5.into())]) else {

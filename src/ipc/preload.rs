@@ -103,7 +103,8 @@ pub(super) fn word(text: &Text<'_>) -> Option<Word> {
         "room" => Word::Room,
         "lost" => Word::Lost(u64::from(number()?)),
         "warn" => {
-            let end = (0..=MAX_WARNING.min(rest.len())).rev().find(|end| rest.is_char_boundary(*end));
+            let end =
+                (0..=MAX_WARNING.min(rest.len())).rev().find(|end| rest.is_char_boundary(*end));
             Word::Warn(rest.get(..end?)?.replace(char::is_control, " "))
         }
         _ => return None,
@@ -155,9 +156,21 @@ mod tests {
     #[test]
     fn what_is_no_word_is_nobodys() {
         for text in [
-            "", "ready", "router:", "router:hello", "router:hello 2 lane", "router:load 1 2 3",
-            "router:load 1 2 3 -4", "router:server x http", "router:return", "router:return 1",
-            "router:return x - y", "router:return 1 ::1 y", "router:return 1 -", "router:dance", "routers:full",
+            "",
+            "ready",
+            "router:",
+            "router:hello",
+            "router:hello 2 lane",
+            "router:load 1 2 3",
+            "router:load 1 2 3 -4",
+            "router:server x http",
+            "router:return",
+            "router:return 1",
+            "router:return x - y",
+            "router:return 1 ::1 y",
+            "router:return 1 -",
+            "router:dance",
+            "routers:full",
         ] {
             assert_eq!(read(text), None, "{text}");
         }

@@ -99,20 +99,25 @@ pub fn explained_connection(
 /// Bytes of a connection that were read elsewhere; one character a byte.
 pub fn carried_bytes(serialization: Serialization, id: i64, bytes: &[u8]) -> Bytes {
     let text: String = bytes.iter().copied().map(char::from).collect();
-    let message = [("cmd", PRELOAD), ("act", Text("bytes")), ("id", Int(id)), ("data", Text(&text))];
+    let message =
+        [("cmd", PRELOAD), ("act", Text("bytes")), ("id", Int(id)), ("data", Text(&text))];
     write(serialization, Object(&message))
 }
 
-/// The router listens for the worker. `sockname` is left out for Unix sockets.
+/// The router listens for the worker. `sockname` is left out for Unix sockets; `ticket_keys` are
+/// those of the first worker, for a TLS server (which takes no answer without them).
 pub fn listen_reply(
     serialization: Serialization,
     ack: i64,
     seq: i64,
     key: &str,
     sockname: Option<&SockName>,
+    ticket_keys: Option<&str>,
 ) -> Bytes {
+    let keys = ticket_keys.map(|keys| [("ticketKeys", Text(keys))]);
+    let data = keys.as_ref().map_or(Null, |keys| Object(keys));
     let head =
-        [("cmd", CLUSTER), ("errno", Null), ("key", Text(key)), ("ack", Int(ack)), ("data", Null)];
+        [("cmd", CLUSTER), ("errno", Null), ("key", Text(key)), ("ack", Int(ack)), ("data", data)];
     let [cmd, errno, key, ack, data] = head;
     match sockname {
         None => write(serialization, Object(&[cmd, errno, key, ack, data, ("seq", Int(seq))])),
@@ -222,7 +227,10 @@ mod tests {
             assert_eq!(sticky_connection(s), write(s, STICKY_CONNECTION));
             assert_eq!(read(s, &handle_ack(s)), Message::HandleAck);
             assert_eq!(read(s, &handle_nack(s)), Message::HandleNack);
-            assert_eq!(read(s, &new_connection(s, "k€", 1)), Message::Handle { key: None, returned: None });
+            assert_eq!(
+                read(s, &new_connection(s, "k€", 1)),
+                Message::Handle { key: None, returned: None }
+            );
         }
         assert_eq!(sticky_connection(Advanced).len(), 86);
         let wide = write(Advanced, Object(&[("aa", Text("€"))]));
@@ -299,11 +307,11 @@ mod tests {
         );
         let name = SockName { address: "0.0.0.0".to_owned(), family: "IPv4", port: 3000 };
         assert_reply(
-            |s| listen_reply(s, 1, 100, "k", Some(&name)),
-            r#"{"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":null,"sockname":{"address":"0.0.0.0","family":"IPv4","port":3000},"seq":100}"#,
+            |s| listen_reply(s, 1, 100, "k", Some(&name), Some("0f")),
+            r#"{"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":{"ticketKeys":"0f"},"sockname":{"address":"0.0.0.0","family":"IPv4","port":3000},"seq":100}"#,
         );
         assert_reply(
-            |s| listen_reply(s, 1, 0, "k", None),
+            |s| listen_reply(s, 1, 0, "k", None, None),
             r#"{"cmd":"NODE_CLUSTER","errno":null,"key":"k","ack":1,"data":null,"seq":0}"#,
         );
         assert_reply(

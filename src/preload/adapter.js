@@ -162,7 +162,7 @@ function receive(message) {
   if (set === undefined) return;
   for (const adapter of set) {
     const { name } = adapter.nsp;
-    // Others hear the same message, and it is theirs as it came.
+    // The classes drop what is not of their own namespace. A copy: others listen to this message too.
     adapter.onMessage(message.nsp === name ? message : { ...message, nsp: name });
   }
 }

@@ -69,7 +69,8 @@ function read(pipe, deliver) {
       start = 5;
     }
     let peer = '';
-    if (bytes[start] === 0) {
+    // No peer, which is ASCII: what the wiping left stands there.
+    if (bytes[start] === 0 || bytes[start] === LONG) {
       bytes[0] = LONG;
       bytes.fill(LONG, 1, 5);
     } else {

@@ -103,12 +103,9 @@ mod tests {
 
     #[test]
     fn nobody_ready_is_nobody() {
-        for balance in [
-            Balance::LeastConnection,
-            Balance::RoundRobin,
-            Balance::Random,
-            Balance::LeastLag,
-        ] {
+        for balance in
+            [Balance::LeastConnection, Balance::RoundRobin, Balance::Random, Balance::LeastLag]
+        {
             assert_eq!(balance.pick(&roster(&[]), any, 3, 0), None);
         }
         assert_eq!(pick_by_hash(&roster(&[]), any, 3), None);
@@ -167,6 +164,6 @@ mod tests {
         }
         assert_eq!(counts[2], 0, "it always loses against the other of the two");
         assert!(counts.iter().filter(|count| **count > 800).count() == 3, "{counts:?}");
-                assert_eq!(Balance::LeastLag.pick(&only, any, 7, 50_250), Some(slow));
+        assert_eq!(Balance::LeastLag.pick(&only, any, 7, 50_250), Some(slow));
     }
 }

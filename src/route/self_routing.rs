@@ -65,9 +65,9 @@ fn digits(text: &[u8]) -> Option<u32> {
 
 /// FNV-1a (Fowler, Noll, Vo), 32 bits, the high half folded into the low, then the top 18 bits.
 fn check_of(text: &[u8]) -> u32 {
-    let hash = text.iter().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = text
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     (hash ^ (hash >> 15)) >> 14
 }
 

@@ -338,7 +338,7 @@ impl Shard {
         let Some(listener) = self.listeners.get(&connection.listener) else {
             return self.close(id);
         };
-        let transit = Transit {
+        let transit = Box::new(Transit {
             listener: Arc::clone(listener),
             sid: connection.sid.take(),
             worker,
@@ -349,7 +349,7 @@ impl Shard {
             peer: connection.peer,
             address: connection.address,
             carried: connection.carried.take(),
-        };
+        });
         self.forget(id);
         self.actions.push(Action::Transfer { connection: id, shard, transit });
     }

@@ -126,7 +126,7 @@ pub enum Action {
         /// Which shard.
         shard: usize,
         /// What goes with it.
-        transit: Transit,
+        transit: Box<Transit>,
     },
     /// Open this shard's acceptor on a listener.
     Listen {

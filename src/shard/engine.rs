@@ -47,7 +47,7 @@ pub(super) trait Keeper {
         match mail {
             Mail::Connection { socket, transit } => {
                 let id = self.keep_client(socket);
-                self.shard().connection_arrived(id, transit, now);
+                self.shard().connection_arrived(id, *transit, now);
             }
             Mail::Attach { worker, channel, serialization, whole_headers } => {
                 match self.keep_channel(channel) {

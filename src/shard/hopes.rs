@@ -40,7 +40,10 @@ impl Hopes {
 
     /// Those that have had their time, a group a call.
     pub fn due(&mut self, now: Instant) -> Option<Vec<Hope>> {
-        self.groups.pop_front_if(|(end, _)| *end <= now).map(|(_, hopes)| hopes)
+        if self.next()? > now {
+            return None;
+        }
+        self.groups.pop_front().map(|(_, hopes)| hopes)
     }
 
     /// When [`Self::due`] has something to give.

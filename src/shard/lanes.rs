@@ -176,13 +176,7 @@ impl Shard {
     }
 
     /// A socket that lay unread in a worker's lane is ours again, under `id`.
-    pub fn read_back(
-        &mut self,
-        id: ConnectionId,
-        worker: WorkerId,
-        message: &[u8],
-        now: Instant,
-    ) {
+    pub fn read_back(&mut self, id: ConnectionId, worker: WorkerId, message: &[u8], now: Instant) {
         let message = Message::decode(message);
         let origin = message.and_then(|message| self.origin(worker, message.server));
         self.count(Counter::Redispatched);
@@ -229,7 +223,7 @@ impl Shard {
             lane.relieved = false;
             return self.shared.roster.unread(worker, 0);
         }
-        let since = *lane.unread_since.get_or_insert(now.checked_sub(LOOK).unwrap_or(now));
+        let since = *lane.unread_since.get_or_insert_with(|| now.checked_sub(LOOK).unwrap_or(now));
         let relieved = lane.relieved;
         self.shared.roster.unread(worker, self.shared.millis(since));
         self.set_timer(now + LOOK, Timer::Look(worker));

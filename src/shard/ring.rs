@@ -35,7 +35,7 @@ pub enum Mail {
         /// The client's socket.
         socket: OwnedFd,
         /// What is known of it.
-        transit: Transit,
+        transit: Box<Transit>,
     },
     /// A worker has been started; its channel is this shard's from now on.
     Attach {
@@ -104,6 +104,8 @@ pub enum Answer {
         listener: Arc<Listener>,
         /// What `address()` shall say; none for a Unix socket.
         name: Option<SockName>,
+        /// As in [`crate::ipc::message::QueryServer`], of the first worker.
+        ticket_keys: Option<String>,
     },
     /// It gets a socket of its own (UDP).
     Socket(OwnedFd),

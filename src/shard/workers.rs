@@ -56,7 +56,10 @@ impl Shard {
             Some(channel) if channel.arrived.len() < MAX_ARRIVED => {
                 channel.arrived.push_back(socket);
             }
-            _ => self.close(socket),
+            _ => {
+                self.count(Counter::SocketsFromWorkers);
+                self.close(socket);
+            }
         }
     }
 
@@ -175,11 +178,12 @@ impl Shard {
         };
         let (serialization, sequence) = (channel.serialization, channel.sequence());
         let frame = match answer {
-            Answer::Listening { listener, name } => {
+            Answer::Listening { listener, name, ticket_keys } => {
                 let port = name.as_ref().map(|name| name.port);
                 let own = (listener.kind() == Kind::App).then_some(listener);
                 let key = channel.add_server(&request, own, port);
-                reply::listen_reply(serialization, ack, sequence, &key, name.as_ref())
+                let keys = ticket_keys.as_deref();
+                reply::listen_reply(serialization, ack, sequence, &key, name.as_ref(), keys)
             }
             Answer::Refused(errno) => reply::listen_error(serialization, ack, sequence, "", errno),
             Answer::Socket(_) | Answer::Granted => {
@@ -488,8 +492,7 @@ impl Shard {
         returned: Option<Returned>,
         now: Instant,
     ) {
-        let listener =
-            returned.as_ref().and_then(|returned| self.origin(worker, returned.number));
+        let listener = returned.as_ref().and_then(|returned| self.origin(worker, returned.number));
         self.forget(socket);
         match (returned, listener) {
             (Some(returned), Some(listener)) => {
@@ -678,6 +681,7 @@ impl Shard {
         }
         self.actions.push(Action::CloseChannel(id));
         for socket in std::mem::take(&mut channel.arrived) {
+            self.count(Counter::SocketsFromWorkers);
             self.close(socket);
         }
         if channel.congested {

@@ -10,10 +10,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
+use super::LanePair;
 use super::lines::{Lines, Tail};
 use super::output::{Printer, Stream};
 use super::preload::{self, Preload};
-use super::LanePair;
 use crate::config::{App, Config, LogFormat};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};

@@ -121,9 +121,12 @@ mod tests {
         assert!(preload.entry().is_file());
         let told = preload.instruction(WorkerId { slot: 3, generation: 9 });
         let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        assert_eq!(told, serde_json::json!({
-            "slot": 3, "generation": 9, "lane": 4, "adapter": false
-        }));
+        assert_eq!(
+            told,
+            serde_json::json!({
+                "slot": 3, "generation": 9, "lane": 4, "adapter": false
+            })
+        );
         drop(preload);
         assert!(!directory.exists());
     }

@@ -62,7 +62,8 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
     // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
     // 3 or 4, placing the channel or the lane would close it; so both numbers are kept occupied
     // while the pipe is made.
-    let _occupied = [duplicate(channel.as_fd(), CHANNEL_FD)?, duplicate(channel.as_fd(), CHANNEL_FD)?];
+    let _occupied =
+        [duplicate(channel.as_fd(), CHANNEL_FD)?, duplicate(channel.as_fd(), CHANNEL_FD)?];
     // Beyond both, so that placing one cannot close the other.
     let channel = duplicate(channel.as_fd(), LANE_FD + 1)?;
     let lane = lane.map(|lane| duplicate(lane, LANE_FD + 1)).transpose()?;
@@ -109,12 +110,7 @@ fn prepare_child(channel: RawFd, lane: Option<RawFd>) -> io::Result<()> {
     // as they would under any shell, and the worker starts all the same.
     // SAFETY: the call takes three integers; the flag only marks fds, it closes none here.
     let _ = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            last + 1,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_close_range, last + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     for signal in 1..=SIGNAL_MAX {
         // SIGKILL, SIGSTOP and the two libc keeps to itself refuse with EINVAL, which is as good as done.

@@ -12,8 +12,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, listen, recv, send, setsockopt,
-    shutdown, socket, sockopt,
+    SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, listen, recv, send,
+    setsockopt, shutdown, socket, sockopt,
 };
 
 use super::syscall;

@@ -1,15 +1,17 @@
 //! A seeded simulation of whole shards: clients, Node workers, engine and clock in memory.
 //!
-//! `world` plays the engines and the control thread, `worker` the Node processes. Everything is
+//! `world` plays clients and the control thread, `engine` the engines, `worker` the Node processes. Everything is
 //! chosen by one seed, so a failure repeats; the line printed with it says how. What must hold is
 //! looked at where it happens (a socket taken twice, a packet out of order) and at the end, when
 //! everything has had time to finish and nothing may be left over.
 
+mod engine;
 mod worker;
 mod world;
 
 use world::World;
 
+/// Seeds tried by default; `SIM_SEEDS=n` tries more, `SIM_SEED=n` one.
 const SEEDS: u64 = 256;
 
 /// xorshift64 (Marsaglia, 2003).
@@ -38,8 +40,12 @@ impl Chance {
 
 #[test]
 fn nothing_is_lost_doubled_or_misled() {
-    match std::env::var("SIM_SEED") {
-        Ok(seed) => World::new(seed.parse().expect("a number")).run(),
-        Err(_) => (0..SEEDS).for_each(|seed| World::new(seed).run()),
+    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().expect("a number"));
+    match number("SIM_SEED") {
+        Some(seed) => World::new(seed).run(),
+        None => {
+            let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+            (0..seeds).for_each(|seed| World::new(seed).run());
+        }
     }
 }

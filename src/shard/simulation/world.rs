@@ -1,20 +1,15 @@
-//! The engines and the control thread, played: who holds which socket, what completes when.
-//!
-//! As on io_uring, an operation's effect comes in the order in which it was submitted, its
-//! completion later, and an id is used again only when no completion can name it.
+//! What is around the shards, played: clients, mail, and the control thread that starts workers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::{Error, ErrorKind};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use slab::Slab;
-
 use super::Chance;
-use super::worker::{Kind as Role, Segment, Worker};
+use super::engine::{Engine, Lane, Line, hold};
+use super::worker::{Kind as Role, Worker};
 use crate::ipc::Serialization;
 use crate::ipc::message::{AddressType, QueryServer};
 use crate::ipc::reply::SockName;
@@ -22,9 +17,8 @@ use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Standing;
-use crate::route::self_routing::named;
 use crate::shard::connection::State;
-use crate::shard::core::{Action, Shard, Timer};
+use crate::shard::core::{Shard, Timer};
 use crate::shard::listener::{Kind, Listener};
 use crate::shard::ring::{Answer, Mail, Mailbox};
 use crate::shard::{Report, Settings, Shared, WORKER_WAIT};
@@ -32,108 +26,59 @@ use crate::sys::wake::Wake;
 
 const STEPS: usize = 250;
 const SLOTS: u16 = 4;
-/// Sockets that fit a lane here; the kernel has room for hundreds.
-const LANE_ROOM: usize = 8;
 
 pub(super) struct Client {
     pub(super) on_app: bool,
     pub(super) sid: Option<String>,
     pub(super) grant: bool,
     pub(super) refusals: Vec<WorkerId>,
-    script: Vec<u8>,
+    pub(super) script: Vec<u8>,
     /// Whether the script is a whole request line.
-    whole: bool,
-    arrived: usize,
-    next_at: Instant,
+    pub(super) whole: bool,
+    pub(super) arrived: usize,
+    pub(super) next_at: Instant,
     /// It will say no more: half-closed, or gone.
-    finished: bool,
-    accepted_at: Option<Instant>,
+    pub(super) finished: bool,
+    pub(super) accepted_at: Option<Instant>,
     /// Who had to get it when its request line was read.
     pub(super) owner: Option<WorkerId>,
-    takers: Vec<usize>,
-    refused: bool,
+    pub(super) takers: Vec<usize>,
+    pub(super) refused: bool,
     /// Descriptors of it that the router has open.
-    open: usize,
+    pub(super) open: usize,
     /// It lies in a worker's lane, or is on its way back from the worker.
     pub(super) on_lane: bool,
     /// A worker has had it before, or its lane.
-    came_back: bool,
+    pub(super) came_back: bool,
     /// The worker that gave it back last: what that had said of it may be cut off with it.
     pub(super) back_from: Option<usize>,
     /// What a worker has read of it and given back with it.
     pub(super) carried: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Op {
-    Peek,
-    More(usize),
-    Linger,
-}
-
-struct Held {
-    client: usize,
-    op: Option<Op>,
-    beyond: bool,
-    refused: bool,
-    closing: bool,
-}
-
-struct Line {
-    worker: usize,
-    read: bool,
-    ops: usize,
-    room: bool,
-    closing: bool,
-}
-
-/// A shard's share of a worker's lane.
-struct Lane {
-    worker: usize,
-    ops: usize,
-    room: bool,
-    closing: bool,
-}
-
-enum Done {
-    Hand { channel: usize, connection: usize, length: usize, result: std::io::Result<()> },
-    Wrote { channel: usize, result: std::io::Result<usize> },
-    Lane { lane: usize, connection: usize, result: std::io::Result<()> },
-}
-
-#[derive(Default)]
-struct Engine {
-    clients: Slab<Held>,
-    lines: Slab<Line>,
-    lanes: Slab<Lane>,
-    done: VecDeque<Done>,
-    listening: HashSet<u32>,
-    paused: bool,
-}
-
 pub(super) struct World {
-    seed: u64,
-    step: usize,
+    pub(super) seed: u64,
+    pub(super) step: usize,
     pub(super) chance: Chance,
     pub(super) now: Instant,
-    shared: Arc<Shared>,
-    shards: Vec<Shard>,
-    engines: Vec<Engine>,
-    reports: Receiver<Report>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) shards: Vec<Shard>,
+    pub(super) engines: Vec<Engine>,
+    pub(super) reports: Receiver<Report>,
     pub(super) clients: Vec<Client>,
     pub(super) workers: Vec<Worker>,
     pub(super) sids: usize,
     pub(super) padding: usize,
     pub(super) draining: bool,
     /// Descriptors on their way through mailboxes, and what they stand for.
-    posted: HashMap<RawFd, usize>,
-    app: Option<Arc<Listener>>,
-    pool: Arc<Listener>,
-    next_listener: u32,
-    users: HashSet<WorkerId>,
+    pub(super) posted: HashMap<RawFd, usize>,
+    pub(super) app: Option<Arc<Listener>>,
+    pub(super) pool: Arc<Listener>,
+    pub(super) next_listener: u32,
+    pub(super) users: HashSet<WorkerId>,
     /// Connections that came to the router again: read back, or given back.
-    again: u64,
-    restarts: Vec<(Instant, WorkerId)>,
+    pub(super) again: u64,
+    pub(super) restarts: Vec<(Instant, WorkerId)>,
 }
 
 impl Drop for World {
@@ -147,7 +92,7 @@ impl Drop for World {
     }
 }
 
-fn descriptor() -> OwnedFd {
+pub(super) fn descriptor() -> OwnedFd {
     std::fs::File::open("/dev/null").expect("a descriptor").into()
 }
 
@@ -302,10 +247,9 @@ impl World {
         worker.alive = false;
         let uncarried = worker.uncarried.drain().map(|(_, client)| client);
         for client in worker.given_back.drain(..).chain(uncarried) {
-            // It was the worker's, and goes with it.
+            // It was the worker's, and goes with it; or the router has not heard that it was.
             self.clients[client].on_lane = false;
             self.clients[client].finished = true;
-            self.clients[client].carried = None;
         }
         worker.inbound.clear();
         worker.queued = 0;
@@ -448,7 +392,7 @@ impl World {
             app
         };
         let name = SockName { address: "::".into(), family: "IPv6", port };
-        Answer::Listening { listener, name: Some(name) }
+        Answer::Listening { listener, name: Some(name), ticket_keys: None }
     }
 
     fn client_acts(&mut self, index: usize) {
@@ -525,7 +469,7 @@ impl World {
                 Mail::Connection { socket, transit } => {
                     let client = self.posted.remove(&socket.as_raw_fd()).expect("posted");
                     let id = hold(engine, client);
-                    shard.connection_arrived(id, transit, now);
+                    shard.connection_arrived(id, *transit, now);
                 }
                 Mail::Attach { worker, channel, serialization, whole_headers } => {
                     let at = self.posted.remove(&channel.as_raw_fd()).expect("posted");
@@ -557,350 +501,7 @@ impl World {
         }
     }
 
-    /// Completions: of sends in their order, of the rest in any.
-    fn complete(&mut self, index: usize) {
-        let now = self.now;
-        while let Some(done) = self.engines[index].done.pop_front() {
-            match done {
-                Done::Hand { channel, connection, length, result } => {
-                    if self.line_op_ended(index, channel) {
-                        self.shards[index].handed(channel, connection, length, result, now);
-                    }
-                }
-                Done::Wrote { channel, result } => {
-                    if self.line_op_ended(index, channel) {
-                        self.shards[index].wrote(channel, result, now);
-                    }
-                }
-                Done::Lane { lane, connection, result } => {
-                    self.lane_op_ended(index, lane);
-                    self.shards[index].sent_on_lane(connection, result, now);
-                }
-            }
-            if !self.draining && self.chance.one_in(5) {
-                break;
-            }
-        }
-        if !self.engines[index].done.is_empty() {
-            // Completions come in the order of their causes: an acknowledgement is never seen
-            // before the hand-off it answers.
-            return;
-        }
-        let ids: Vec<usize> = self.engines[index].clients.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            if self.draining || !self.chance.one_in(3) {
-                self.client_completes(index, id);
-            }
-        }
-        let ids: Vec<usize> = self.engines[index].lanes.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let lane = &mut self.engines[index].lanes[id];
-            let worker = &self.workers[lane.worker];
-            let has_room = worker.lane_ended || worker.lane.len() * 4 < LANE_ROOM;
-            if lane.room && has_room && self.chance.one_in(2) {
-                lane.room = false;
-                if self.lane_op_ended(index, id) {
-                    self.shards[index].lane_has_room(id, now);
-                }
-            }
-        }
-        let ids: Vec<usize> = self.engines[index].lines.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            if self.draining || !self.chance.one_in(3) {
-                self.line_completes(index, id);
-            }
-        }
-    }
-
-    fn client_completes(&mut self, index: usize, id: usize) {
-        let held = &mut self.engines[index].clients[id];
-        let Some(op) = held.op else { return };
-        let client = &self.clients[held.client];
-        let due = match op {
-            Op::Peek => client.arrived > 0 || client.finished,
-            Op::More(beyond) => client.arrived > beyond || client.finished,
-            Op::Linger => client.finished,
-        };
-        if !due && !held.closing && !held.refused {
-            return;
-        }
-        held.op = None;
-        if held.closing {
-            self.engines[index].clients.remove(id);
-        } else if held.refused {
-            if client.finished {
-                self.shards[index].lingered(id);
-            } else {
-                held.op = Some(Op::Linger);
-            }
-        } else if let Op::More(_) = op {
-            held.op = Some(Op::Peek);
-        } else {
-            let finished = held.beyond && client.finished;
-            if !self.draining && self.chance.one_in(60) {
-                let client = held.client;
-                self.clients[client].finished = true;
-                return self.shards[index].peek_failed(id);
-            }
-            let at = held.client;
-            // A head that was late has been routed without its line.
-            let in_time =
-                matches!(self.shards[index].connections[id].state, State::ExpectHead { .. });
-            if let Some(sid) = client.sid.as_ref().filter(|_| in_time) {
-                let roster = &self.shared.roster;
-                let owner = match named(sid.as_bytes()) {
-                    Some(named) => roster.find(named).map(|(worker, _)| worker),
-                    None => self.shared.sessions.get(sid.as_bytes()),
-                };
-                self.clients[at].owner = owner
-                    .filter(|_| client.arrived == client.script.len())
-                    .filter(|owner| self.shared.roster.standing(*owner) != Standing::Gone)
-                    .filter(|owner| {
-                        let app = self.app.as_ref();
-                        !client.on_app || app.is_some_and(|app| app.is_served_by(*owner))
-                    });
-            }
-            let client = &self.clients[at];
-            let bytes = &client.script[..client.arrived];
-            self.shards[index].peeked(id, bytes, finished, self.now);
-        }
-    }
-
-    fn line_completes(&mut self, index: usize, id: usize) {
-        let Some(line) = self.engines[index].lines.get_mut(id) else { return };
-        let worker = &mut self.workers[line.worker];
-        if line.closing {
-            if line.ops == 0 || (line.ops == 1 && line.room) {
-                self.engines[index].lines.remove(id);
-            }
-            return;
-        }
-        if line.room && (worker.queued * 2 < worker.room || !worker.alive) {
-            line.room = false;
-            line.ops -= 1;
-            self.shards[index].writable(id);
-        }
-        let line = &self.engines[index].lines[id];
-        if !line.read {
-            return;
-        }
-        if worker.outbound.is_empty() {
-            if !worker.alive {
-                self.shards[index].channel_ended(id, self.now);
-            }
-            return;
-        }
-        let most = 1 + self.chance.below(4000);
-        let count = most.min(worker.outbound.len());
-        let bytes: Vec<u8> = worker.outbound.drain(..count).collect();
-        for client in std::mem::take(&mut worker.given_back) {
-            let socket = hold(&mut self.engines[index], client);
-            self.clients[client].open += 1;
-            self.clients[client].on_lane = false;
-            self.clients[client].came_back = true;
-            self.again += 1;
-            self.shards[index].socket_arrived(id, socket);
-        }
-        self.shards[index].received(id, &bytes, self.now);
-    }
-
-    fn lane_op_ended(&mut self, index: usize, id: usize) -> bool {
-        let lane = &mut self.engines[index].lanes[id];
-        lane.ops -= 1;
-        if lane.closing && lane.ops == 0 {
-            self.engines[index].lanes.remove(id);
-            return false;
-        }
-        !lane.closing
-    }
-
-    /// sendmsg on a worker's lane.
-    fn send_on_lane(&mut self, at: usize, message: &[u8], client: usize) -> std::io::Result<()> {
-        let worker = &mut self.workers[at];
-        if worker.lane_ended {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        if !self.draining && self.chance.one_in(30) {
-            return Err(Error::other("too many references"));
-        }
-        if worker.lane.len() >= LANE_ROOM {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        worker.lane.push_back((message.to_vec(), client));
-        self.clients[client].on_lane = true;
-        Ok(())
-    }
-
-    fn line_op_ended(&mut self, index: usize, id: usize) -> bool {
-        let line = &mut self.engines[index].lines[id];
-        line.ops -= 1;
-        !line.closing
-    }
-
-    fn carry_out(&mut self, index: usize, action: Action) {
-        let engine = &mut self.engines[index];
-        match action {
-            Action::Peek(id) => {
-                let op = engine.clients[id].op.replace(Op::Peek);
-                assert!(op.is_none(), "two looks at one client");
-            }
-            Action::PeekBeyond { connection, beyond } => {
-                engine.clients[connection].beyond = true;
-                let op = engine.clients[connection].op.replace(Op::More(beyond));
-                assert!(op.is_none(), "two looks at one client");
-            }
-            Action::HandOff { channel, connection, frame } => {
-                let line = &mut engine.lines[channel];
-                line.ops += 1;
-                let (worker, client) = (line.worker, engine.clients[connection].client);
-                let length = frame.len();
-                let result = self.send(worker, frame.to_vec(), Some(client)).map(|_| ());
-                let done = Done::Hand { channel, connection, length, result };
-                self.engines[index].done.push_back(done);
-            }
-            Action::Write { channel, frames, offset } => {
-                let line = &mut engine.lines[channel];
-                line.ops += 1;
-                let worker = line.worker;
-                let bytes = frames.concat().split_off(offset);
-                let result = self.send(worker, bytes, None);
-                self.engines[index].done.push_back(Done::Wrote { channel, result });
-            }
-            Action::AwaitRoom(channel) => {
-                let line = &mut engine.lines[channel];
-                if !line.room {
-                    line.room = true;
-                    line.ops += 1;
-                }
-            }
-            Action::SendOnLane { lane, connection, message } => {
-                engine.lanes[lane].ops += 1;
-                let (worker, client) = (engine.lanes[lane].worker, engine.clients[connection].client);
-                let result = self.send_on_lane(worker, &message, client);
-                self.engines[index].done.push_back(Done::Lane { lane, connection, result });
-            }
-            Action::AwaitLaneRoom(lane) => {
-                let lane = &mut engine.lanes[lane];
-                assert!(!lane.room, "two waits for room on one lane");
-                lane.room = true;
-                lane.ops += 1;
-            }
-            Action::LookAtLane(id) => {
-                let unread = self.workers[engine.lanes[id].worker].lane.len();
-                self.shards[index].lane_looked_at(id, unread, self.now);
-            }
-            Action::ReadBack { lane, worker, end } => {
-                let at = engine.lanes[lane].worker;
-                self.workers[at].lane_ended |= end;
-                for (message, client) in std::mem::take(&mut self.workers[at].lane) {
-                    self.clients[client].on_lane = false;
-                    self.clients[client].open += 1;
-                    self.clients[client].came_back = true;
-                    self.again += 1;
-                    let id = hold(&mut self.engines[index], client);
-                    self.shards[index].read_back(id, worker, &message, self.now);
-                }
-                if end {
-                    self.shards[index].lane_is_empty(worker);
-                }
-            }
-            Action::CloseLane(lane) => {
-                engine.lanes[lane].closing = true;
-                engine.lanes[lane].ops += 1;
-                self.lane_op_ended(index, lane);
-            }
-            Action::AskAddress(id) => {
-                let client = engine.clients[id].client;
-                let octet = u8::try_from(client % 250).expect("small");
-                let address = (client % 7 > 0).then(|| ([10, 0, 0, octet], 1).into());
-                self.shards[index].address_is(id, address, self.now);
-            }
-            Action::Skip { .. } => panic!("the PROXY protocol is not spoken"),
-            Action::AcceptSilent(_) => {}
-            Action::Read { channel, on } => engine.lines[channel].read = on,
-            Action::CloseChannel(channel) => {
-                let line = &mut engine.lines[channel];
-                line.closing = true;
-                line.read = false;
-                let worker = line.worker;
-                self.workers[worker].cut = true;
-                self.kill(worker);
-            }
-            Action::Close(id) => {
-                let held = &mut engine.clients[id];
-                let client = held.client;
-                if held.op.is_some() {
-                    held.closing = true;
-                } else {
-                    engine.clients.remove(id);
-                }
-                self.closed(client);
-            }
-            Action::Refuse { connection, response } => {
-                let held = &mut engine.clients[connection];
-                held.refused = true;
-                let client = held.client;
-                if held.op.is_none() {
-                    held.op = Some(Op::Linger);
-                }
-                self.refused(client, response);
-                self.shards[index].refused(connection, self.now);
-            }
-            Action::Transfer { connection, shard, transit } => {
-                let held = &mut engine.clients[connection];
-                let client = held.client;
-                // A look at the head of an application's client may be under way.
-                if held.op.is_some() {
-                    held.closing = true;
-                } else {
-                    engine.clients.remove(connection);
-                }
-                let socket = descriptor();
-                self.posted.insert(socket.as_raw_fd(), client);
-                self.shards[index].post(shard, Mail::Connection { socket, transit });
-            }
-            Action::Listen { listener, .. } => _ = engine.listening.insert(listener),
-            Action::Unlisten(listener) => _ = engine.listening.remove(&listener),
-            Action::Accept(on) => engine.paused = !on,
-            Action::StopAccepting => engine.listening.clear(),
-            Action::Exit => {}
-        }
-    }
-
-    /// sendmsg on a worker's channel.
-    fn send(
-        &mut self,
-        index: usize,
-        mut bytes: Vec<u8>,
-        socket: Option<usize>,
-    ) -> std::io::Result<usize> {
-        let faulty = !self.draining;
-        let worker = &mut self.workers[index];
-        if !worker.alive {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        if faulty && self.chance.one_in(40) {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if faulty && socket.is_some() && self.chance.one_in(30) {
-            return Err(Error::other("too many references"));
-        }
-        let room = worker.room.saturating_sub(worker.queued);
-        if room == 0 || (socket.is_some() && room < bytes.len()) {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if socket.is_none() {
-            let cut = if self.chance.one_in(3) { 1 + self.chance.below(bytes.len()) } else { room };
-            bytes.truncate(room.min(cut));
-        }
-        worker.handles.extend(socket);
-        worker.queued += bytes.len();
-        let length = bytes.len();
-        worker.inbound.push_back(Segment { bytes, socket });
-        Ok(length)
-    }
-
-    fn refused(&mut self, index: usize, response: &[u8]) {
+    pub(super) fn refused(&mut self, index: usize, response: &[u8]) {
         let client = &mut self.clients[index];
         let waited = self.now - client.accepted_at.expect("accepted");
         let status = std::str::from_utf8(&response[9..12]).expect("ASCII");
@@ -916,7 +517,7 @@ impl World {
         client.refused = true;
     }
 
-    fn closed(&mut self, index: usize) {
+    pub(super) fn closed(&mut self, index: usize) {
         let client = &mut self.clients[index];
         assert!(client.open > 0, "client {index} was closed twice");
         client.open -= 1;
@@ -956,13 +557,15 @@ impl World {
             assert!(shard.awaiting_session.is_empty() && shard.awaiting_worker.is_empty());
             assert_eq!(self.shared.awaiting_sessions[index].load(Ordering::SeqCst), 0);
             assert!(self.engines[index].clients.is_empty(), "sockets in shard {index}");
-            let waiting = shard.lanes.iter().flatten().map(|lane| lane.waiting.len()).sum::<usize>();
+            let waiting =
+                shard.lanes.iter().flatten().map(|lane| lane.waiting.len()).sum::<usize>();
             assert_eq!(waiting, 0, "sockets wait for a lane in shard {index}");
         }
         let sum = |of: &[Counter]| -> u64 {
             let each = self.shared.counters.iter();
             each.map(|counters| of.iter().map(|c| counters.read(*c)).sum::<u64>()).sum()
         };
+        use Counter::SocketsFromWorkers;
         use Counter::{Abandoned, Accepted, HandedOff, RefusedHttp2, RefusedNoWorker};
         use Counter::{RefusedNotHttp, RefusedTimeout, RefusedTls, RefusedTooLong};
         let refused = [
@@ -976,12 +579,14 @@ impl World {
         // What is read back from a lane is handed off again, or abandoned; a returned connection too.
         assert_eq!(
             sum(&[Accepted]) + self.again,
-            sum(&[HandedOff, Abandoned]) + sum(&refused),
+            sum(&[HandedOff, Abandoned, SocketsFromWorkers]) + sum(&refused),
             "the counters do not add up"
         );
         for (index, client) in self.clients.iter().enumerate() {
             assert!(client.open == 0 && !client.on_lane, "client {index} is still open");
-            let told = client.carried.is_none() || client.refused;
+            let told = client.carried.is_none() || client.refused || client.finished;
+            let cut = client.back_from.is_some_and(|worker| !self.workers[worker].alive);
+            let told = told || cut || !client.takers.is_empty();
             assert!(told, "what was read of client {index} is lost");
         }
         for worker in &self.workers {
@@ -999,8 +604,4 @@ impl World {
             }
         }
     }
-}
-
-fn hold(engine: &mut Engine, client: usize) -> usize {
-    engine.clients.insert(Held { client, op: None, beyond: false, refused: false, closing: false })
 }
