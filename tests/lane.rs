@@ -154,21 +154,6 @@ both_engines! {
         }
     }
 
-    fn a_server_of_one_worker_alone_may_be_closed_and_opened_again(engine) {
-        // The port is closed in between: clients are refused then, and never again.
-        let ports = [free_port(), free_port()];
-        let all = json!([
-            { "kind": "http", "where": ports[0] },
-            { "kind": "http", "where": ports[1] },
-        ]);
-        let router = servers(engine, &all).workers(1).start();
-        (0..2).for_each(|index| opened(&router, index, 1));
-        for _ in 0..5 {
-            ask(Connection::tcp(ports[0]), "/reopen?index=1");
-            assert_eq!(ask(Connection::tcp(ports[1]), "/")["index"], 1);
-        }
-    }
-
     fn connections_a_server_has_no_room_for_go_to_the_other_worker_or_wait(engine) {
         for handoff in ["lane", "ipc"] {
             let ports = [free_port(), free_port()];
@@ -484,7 +469,7 @@ both_engines! {
                 }
             }
             let blocked = busy.response().pid();
-            assert!(late.len() > 5, "{threads} threads: {late:?}");
+            assert!(late.len() > 8, "{threads} threads: {late:?}");
             assert!(!late.contains(&blocked), "{threads} threads: {blocked} is busy: {late:?}");
         }
     }

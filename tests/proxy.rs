@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 /// A line of version 1.
 fn v1(from: &str) -> Vec<u8> {
     let from: SocketAddr = from.parse().unwrap();
-    let (family, to) = if from.is_ipv4() { ("TCP4", "192.0.2.1") } else { ("TCP6", "2001:db8::ff") };
+    let (family, to) =
+        if from.is_ipv4() { ("TCP4", "192.0.2.1") } else { ("TCP6", "2001:db8::ff") };
     format!("PROXY {family} {} {to} {} 443\r\n", from.ip(), from.port()).into_bytes()
 }
 
@@ -38,8 +39,12 @@ fn binary(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-const CLIENTS: [&str; 4] =
-    ["203.0.113.9:5432", "255.255.255.255:65535", "[2001:db8::1]:1", "[2001:db8:1:2:3:4:5:6]:65535"];
+const CLIENTS: [&str; 4] = [
+    "203.0.113.9:5432",
+    "255.255.255.255:65535",
+    "[2001:db8::1]:1",
+    "[2001:db8:1:2:3:4:5:6]:65535",
+];
 
 /// Every client, by both versions.
 fn headers() -> Vec<(Vec<u8>, &'static str)> {
