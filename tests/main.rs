@@ -6,7 +6,10 @@
 //! | `edges` | what arrives that is no ordinary request |
 //! | `failures` | workers that die, stop, run out or misbehave |
 //! | `interpreters` | Bun and Deno in Node's place |
+//! | `lane` | how sockets reach workers: hand-off modes, several servers, workers that stop or run out |
 //! | `lifecycle` | starting, restarting and stopping workers |
+//! | `proxy` | the PROXY protocol: whom the workers see, and who is turned away |
+//! | `tls` | what the router cannot read: TLS on an application's own port, and `--sticky ip` |
 //! | `unchanged` | applications that know nothing of the router, under `node` and under it |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
@@ -38,6 +41,9 @@ mod core;
 mod edges;
 mod failures;
 mod interpreters;
+mod lane;
 mod lifecycle;
+mod proxy;
 mod tidy;
+mod tls;
 mod unchanged;

@@ -144,7 +144,12 @@ impl Load {
     /// The preload has reported.
     pub(super) fn reported(&self, report: LoadReport, now: u64) {
         self.utilisation.store(report.utilisation, Ordering::Relaxed);
-        let peak = u64::from(report.delay_ms).max(self.delay(now));
+        self.delayed(u64::from(report.delay_ms), now);
+    }
+
+    /// It was seen to answer this late.
+    pub(super) fn delayed(&self, delay_ms: u64, now: u64) {
+        let peak = delay_ms.max(self.delay(now));
         self.delay_ms.store(u32::try_from(peak).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.delay_at.store(now, Ordering::Relaxed);
     }
@@ -253,6 +258,18 @@ mod tests {
         assert_eq!(load.cost(now + 20), peak, "one calm report does not undo it");
         assert!(load.cost(now + 1100) < peak / 2);
         assert_eq!(load.cost(now + 60_000), calm);
+    }
+
+    #[test]
+    fn a_delay_that_was_seen_counts_as_one_that_was_reported() {
+        let load = load();
+        load.ready(1);
+        let now = 60_000;
+        let calm = load.cost(now);
+        load.delayed(125, now);
+        assert!(load.cost(now) > 100 * calm);
+        load.unread(0);
+        assert!(load.cost(now + 1000) > 20 * calm, "an empty lane does not undo it");
     }
 
     #[test]

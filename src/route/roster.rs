@@ -5,6 +5,7 @@
 //! one that is late for a dead worker is dropped, never booked on its successor.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
@@ -251,6 +252,14 @@ impl Roster {
             load.opened(worker.generation, report.opened);
             load.closed(worker.generation, report.closed);
             load.reported(report, now);
+        }
+    }
+
+    /// Sockets of `worker` have been taken back from it after so long, at this time of the shards'
+    /// clock in milliseconds.
+    pub fn delayed(&self, worker: WorkerId, delay: Duration, now: u64) {
+        if let Some(load) = self.of(worker) {
+            load.delayed(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), now);
         }
     }
 

@@ -114,6 +114,9 @@ impl Shard {
         if returned.bytes.is_empty() {
             // It had no room, or no server any more.
             self.connections[id].refused(from.slot);
+            if let Some(listener) = self.listeners.get(&listener) {
+                listener.refused_by(from, self.shared.millis(now));
+            }
             self.count(Counter::Redispatched);
             return self.expect_head(id, now);
         }
@@ -237,6 +240,7 @@ impl Shard {
             };
         };
         let hash = || route::hash(sid.as_bytes());
+        let millis = self.shared.millis(now);
         let roster = &self.shared.roster;
         let named = self.shared.settings.self_routing.then(|| named(sid.as_bytes())).flatten();
         let owner = match named {
@@ -244,13 +248,14 @@ impl Shard {
             None => self.shared.sessions.get(sid.as_bytes()),
         };
         if let Some(worker) = owner.filter(|worker| takes_its_own(roster, *worker)) {
-            if roster.is_full(worker) && connection.tries < OWN_REFUSALS {
-                // Only this worker knows the session: give it a moment to close some descriptors.
+            let listener = self.listeners.get(&connection.listener);
+            let refuses = listener.is_some_and(|own| own.is_refused_by(worker, millis));
+            if (roster.is_full(worker) || refuses) && connection.tries < OWN_REFUSALS {
+                // Only this worker knows the session: give it a moment to close something.
                 self.connections[id].tries += 1;
                 return self.await_worker(id, now);
             }
-            let listener = self.listeners.get(&connection.listener);
-            if may_serve(roster, listener, connection, worker) {
+            if may_serve(roster, listener, connection, worker, millis) {
                 return self.deliver(id, worker, now);
             }
         } else if named.is_none() && !connection.waited && self.may_be_announced(connection) {
@@ -282,7 +287,8 @@ impl Shard {
         let connection = &self.connections[id];
         let listener = self.listeners.get(&connection.listener);
         let roster = &self.shared.roster;
-        let may = |worker| may_serve(roster, listener, connection, worker);
+        let millis = self.shared.millis(now);
+        let may = |worker| may_serve(roster, listener, connection, worker, millis);
         match pick_by_hash(roster, may, hash) {
             Some(worker) => self.deliver(id, worker, now),
             None => self.await_worker(id, now),
@@ -294,17 +300,19 @@ impl Shard {
         let connection = &self.connections[id];
         let listener = self.listeners.get(&connection.listener);
         let roster = &self.shared.roster;
-        let may = |worker| may_serve(roster, listener, connection, worker);
+        let millis = self.shared.millis(now);
+        let may = |worker| may_serve(roster, listener, connection, worker, millis);
         self.shared.settings.balance.pick(roster, may, chance, self.shared.millis(now))
     }
 
     /// Whether another ready worker could take the connection.
-    pub(super) fn has_another(&self, id: ConnectionId, than: WorkerId) -> bool {
+    pub(super) fn has_another(&self, id: ConnectionId, than: WorkerId, now: Instant) -> bool {
+        let millis = self.shared.millis(now);
         let connection = &self.connections[id];
         let listener = self.listeners.get(&connection.listener);
         let roster = &self.shared.roster;
         let mut ready = roster.ready().filter(|worker| *worker != than);
-        ready.any(|worker| may_serve(roster, listener, connection, worker))
+        ready.any(|worker| may_serve(roster, listener, connection, worker, millis))
     }
 
     /// Sends the connection on the worker's lane; without one, queues it on the worker's channel,
@@ -571,8 +579,9 @@ fn may_serve(
     listener: Option<&Arc<Listener>>,
     connection: &Connection,
     worker: WorkerId,
+    now: u64,
 ) -> bool {
-    listener.is_some_and(|listener| listener.is_served_by(worker))
+    listener.is_some_and(|own| own.is_served_by(worker) && !own.is_refused_by(worker, now))
         && !roster.is_full(worker)
         && !connection.refused_by.contains(&worker.slot)
 }

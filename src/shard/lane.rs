@@ -34,8 +34,8 @@ pub struct Lane {
     pub watched: bool,
     /// Since when there was something unread at every look.
     pub unread_since: Option<Instant>,
-    /// It has been read back since then.
-    pub relieved: bool,
+    /// When it was last read back since then.
+    pub relieved: Option<Instant>,
 }
 
 impl Lane {
@@ -48,7 +48,7 @@ impl Lane {
             full: false,
             watched: false,
             unread_since: None,
-            relieved: false,
+            relieved: None,
         }
     }
 }

@@ -97,7 +97,7 @@ impl Shard {
                 self.set_timer(now + DESCRIPTORS_WAIT, Timer::LaneRoom(worker));
             }
         }
-        if !session && self.has_another(connection, worker) {
+        if !session && self.has_another(connection, worker, now) {
             self.redispatch(connection, worker, now);
         } else if let Some(lane) = self.lanes.get_mut(id).and_then(Option::as_mut) {
             lane.waiting.push_back(connection);
@@ -220,7 +220,7 @@ impl Shard {
         if unread == 0 {
             lane.unread_since = None;
             lane.watched = false;
-            lane.relieved = false;
+            lane.relieved = None;
             return self.shared.roster.unread(worker, 0);
         }
         let since = *lane.unread_since.get_or_insert_with(|| now.checked_sub(LOOK).unwrap_or(now));
@@ -229,12 +229,15 @@ impl Shard {
         self.set_timer(now + LOOK, Timer::Look(worker));
         // Where its connections had arrived is known where its channel is.
         let mine = self.shared.owner(worker.slot) == self.index;
-        let late = mine && !relieved && now >= since + PATIENCE;
+        let late = mine && now >= relieved.unwrap_or(since) + PATIENCE;
         if late && self.others_answer(worker, now) {
-            // Once: what comes back to it has a session of its own.
+            // Not at every look: what has a session of its own comes back to it.
             if let Some(lane) = self.lanes.get_mut(id).and_then(Option::as_mut) {
-                lane.relieved = true;
+                lane.relieved = Some(now);
             }
+            // Its lane is empty then, and it is as slow as before.
+            let shared = &self.shared;
+            shared.roster.delayed(worker, now.duration_since(since), shared.millis(now));
             self.read_lane_back(id, worker);
         }
     }
@@ -244,7 +247,7 @@ impl Shard {
         let lane = self.lane_of.get(&worker).and_then(|id| self.lanes.get_mut(*id));
         if let Some(lane) = lane.and_then(Option::as_mut) {
             lane.unread_since = None;
-            lane.relieved = false;
+            lane.relieved = None;
         }
     }
 

@@ -29,9 +29,14 @@ pub struct Listener {
     kind: Kind,
     /// By slot: generation << 32 | number of the server in the worker; 0 for none.
     serving: Box<[AtomicU64]>,
+    /// By slot: when its worker last gave a connection back for want of room, in milliseconds.
+    refused: Box<[AtomicU64]>,
     /// What the servers speak, once a preload has said so.
     speaks: AtomicU8,
 }
+
+/// How long a worker that had no room is left alone, in milliseconds.
+const REFUSED_WAIT: u64 = 100;
 
 const HTTP: u8 = 0;
 const TLS: u8 = 1;
@@ -43,7 +48,8 @@ impl Listener {
     pub fn new(id: ListenerId, kind: Kind, slots: usize) -> Self {
         let slots = slots.min(MAX_SLOTS);
         let serving = (0..slots).map(|_| AtomicU64::new(0)).collect();
-        Self { id, kind, serving, speaks: AtomicU8::new(HTTP) }
+        let refused = (0..slots).map(|_| AtomicU64::new(0)).collect();
+        Self { id, kind, serving, refused, speaks: AtomicU8::new(HTTP) }
     }
 
     /// Its name.
@@ -77,7 +83,24 @@ impl Listener {
         if let Some(serving) = self.serving.get(usize::from(worker.slot)) {
             let word = u64::from(worker.generation) << 32 | u64::from(server);
             serving.store(word, Ordering::Release);
+            self.refused_by(worker, 0);
         }
+    }
+
+    /// `worker` has given back a connection that it has no room for. It may be another connection
+    /// each time, as far as anybody can tell: so it is the worker that is left alone for a while.
+    pub fn refused_by(&self, worker: WorkerId, now: u64) {
+        if let Some(refused) = self.refused.get(usize::from(worker.slot)) {
+            refused.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `worker` had no room just now.
+    #[must_use]
+    pub fn is_refused_by(&self, worker: WorkerId, now: u64) -> bool {
+        let refused = self.refused.get(usize::from(worker.slot));
+        let since = refused.map_or(0, |refused| refused.load(Ordering::Relaxed));
+        since != 0 && now < since + REFUSED_WAIT
     }
 
     /// `worker` serves here no longer.

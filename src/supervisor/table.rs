@@ -364,7 +364,8 @@ impl Worker {
     fn ready(&mut self, warning: Option<Note>, habits: &mut Habits, now: Moment) -> Vec<Action> {
         let note = warning.unwrap_or_else(|| Note::Ready(now.saturating_sub(self.started)));
         self.state = State::Ready;
-        let mut actions = vec![Action::Say(self.id, note), Action::SetReady(self.id, true)];
+        // Said when it is so: whoever reads it may count on the worker.
+        let mut actions = vec![Action::SetReady(self.id, true), Action::Say(self.id, note)];
         if !habits.listens && !habits.never_listens {
             habits.never_listens = true;
             // Before the worker may be given sockets, so that a failure is told first.
@@ -455,7 +456,7 @@ mod tests {
         let actions = life.at(20, Input::Listening);
         let id = life.worker.id;
         let note = Note::Ready(Duration::from_millis(20));
-        assert_eq!(actions, [Action::Say(id, note), Action::SetReady(id, true)]);
+        assert_eq!(actions, [Action::SetReady(id, true), Action::Say(id, note)]);
     }
 
     #[test]

@@ -105,9 +105,14 @@ function plain(req, res) {
   const routes = {
     '/pid': () => res.end(String(process.pid)),
     '/echo': () => echo(req, res),
+    '/peer': () => {
+      const { remoteAddress, remotePort, remoteFamily } = req.socket;
+      res.end(JSON.stringify({ pid: process.pid, address: remoteAddress, port: remotePort, family: remoteFamily }));
+    },
     '/line': () => res.end(JSON.stringify({ method: req.method, url: req.url, pid: process.pid })),
     '/slow': () => setTimeout(() => res.end(String(process.pid)), +url.searchParams.get('ms')),
     '/block': () => {
+      console.log('blocks');
       for (const end = Date.now() + +url.searchParams.get('ms'); Date.now() < end;);
       res.end(String(process.pid));
     },
