@@ -59,7 +59,7 @@ pub(super) struct Worker {
     /// Sockets on their way back to the router, each with a line in `outbound`.
     pub(super) given_back: Vec<usize>,
     full: bool,
-    /// It has been, so that its sessions may have gone elsewhere.
+    /// It has been, or had no room, so that its sessions may have gone elsewhere.
     pub(super) was_full: bool,
     /// Sessions opened and closed that the preload has not reported.
     moved: [u32; 2],
@@ -285,6 +285,7 @@ impl World {
             } else if !known || refuses {
                 let id = self.workers[index].id;
                 self.clients[client].refusals.push(id);
+                self.workers[index].was_full = true;
                 self.give_back(client, index, &number, "");
                 continue;
             }
