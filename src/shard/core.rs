@@ -352,6 +352,7 @@ impl Shard {
             }
             Mail::AcceptSilent(listener) => self.actions.push(Action::AcceptSilent(listener.id())),
             Mail::LaneClosed(worker) => self.lane_closed(worker, now),
+            Mail::LaneLate(worker, since) => self.relieve(worker, since, now),
             Mail::Unlisten(listener) => {
                 self.listeners.remove(&listener.id());
                 self.actions.push(Action::Unlisten(listener.id()));

@@ -224,20 +224,32 @@ impl Shard {
             return self.shared.roster.unread(worker, 0);
         }
         let since = *lane.unread_since.get_or_insert_with(|| now.checked_sub(LOOK).unwrap_or(now));
-        let relieved = lane.relieved;
+        let late = now >= lane.relieved.unwrap_or(since) + PATIENCE;
+        if late {
+            // Not at every look: what has a session of its own comes back to it.
+            lane.relieved = Some(now);
+        }
         self.shared.roster.unread(worker, self.shared.millis(since));
         self.set_timer(now + LOOK, Timer::Look(worker));
-        // Where its connections had arrived is known where its channel is.
-        let mine = self.shared.owner(worker.slot) == self.index;
-        let late = mine && now >= relieved.unwrap_or(since) + PATIENCE;
-        if late && self.others_answer(worker, now) {
-            // Not at every look: what has a session of its own comes back to it.
-            if let Some(lane) = self.lanes.get_mut(id).and_then(Option::as_mut) {
-                lane.relieved = Some(now);
-            }
+        if !late {
+            return;
+        }
+        let owner = self.shared.owner(worker.slot);
+        if owner == self.index {
+            self.relieve(worker, since, now);
+        } else {
+            // Where its connections had arrived is known where its channel is.
+            self.post(owner, Mail::LaneLate(worker, since));
+        }
+    }
+
+    /// Reads back what has lain in a lane since then, if others will answer it sooner.
+    pub(super) fn relieve(&mut self, worker: WorkerId, since: Instant, now: Instant) {
+        let Some(id) = self.lane_of.get(&worker).copied() else { return };
+        if self.others_answer(worker, now) {
             // Its lane is empty then, and it is as slow as before.
-            let shared = &self.shared;
-            shared.roster.delayed(worker, now.duration_since(since), shared.millis(now));
+            let (delay, millis) = (now.saturating_duration_since(since), self.shared.millis(now));
+            self.shared.roster.delayed(worker, delay, millis);
             self.read_lane_back(id, worker);
         }
     }

@@ -8,6 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
@@ -74,6 +75,8 @@ pub enum Mail {
     },
     /// Close this shard's descriptor of a listener.
     Unlisten(Arc<Listener>),
+    /// Sockets of the sender's lie unread in this worker's lane since then: read them back.
+    LaneLate(WorkerId, Instant),
     /// The answer to a worker's request to listen.
     ListenReply {
         /// The worker that asked.
