@@ -277,6 +277,7 @@ impl DataPlane for Plane {
 
     fn stop_accepting(&mut self) {
         self.tell_all(|| Mail::StopAccepting);
+        self.listeners.borrow_mut().stop();
     }
 }
 

@@ -154,6 +154,17 @@ both_engines! {
         }
     }
 
+    fn a_port_that_its_only_worker_closes_is_free_at_once(engine) {
+        let ports = [free_port(), free_port()];
+        let all = json!(ports.map(|port| json!({ "kind": "http", "where": port })));
+        let router = servers(engine, &all).workers(1).option("--threads", 2).start();
+        (0..2).for_each(|index| opened(&router, index, 1));
+        for _ in 0..20 {
+            ask(Connection::tcp(ports[0]), "/reopen?index=1");
+            assert_eq!(ask(Connection::tcp(ports[1]), "/")["index"], 1);
+        }
+    }
+
     fn connections_a_server_has_no_room_for_go_to_the_other_worker_or_wait(engine) {
         for handoff in ["lane", "ipc"] {
             let ports = [free_port(), free_port()];

@@ -66,9 +66,18 @@ struct Place {
     users: HashSet<WorkerId>,
     /// Of the first TLS server that listened here.
     ticket_keys: Option<String>,
+    /// Shares of the shards' sockets on a port: the place is closed when they are told so, not when the last
+    /// shard has read its mail, since a worker may ask for it again at once.
+    sockets: Vec<OwnedFd>,
 }
 
 impl Place {
+    fn end(&self) {
+        for socket in &self.sockets {
+            socket::end(socket.as_fd());
+        }
+    }
+
     /// The keys that all TLS servers here share; the first to ask brings them.
     fn ticket_keys(&mut self, request: &QueryServer) -> Option<String> {
         let theirs = request.ticket_keys.as_ref()?;
@@ -172,6 +181,11 @@ impl Listeners {
         }
     }
 
+    /// Nobody can connect any more. The shards have been told to stop accepting.
+    pub fn stop(&mut self) {
+        self.places.values().for_each(Place::end);
+    }
+
     /// Removes the files of Unix sockets.
     pub fn clean_up(&mut self) {
         for place in self.places.values() {
@@ -186,6 +200,7 @@ impl Listeners {
         for shard in 0..self.shared.mailboxes.len() {
             post(&self.shared, shard, Mail::Unlisten(Arc::clone(&place.listener)));
         }
+        place.end();
     }
 
     /// `--listen` decides where: the worker gets the port's name and the pool's connections.
@@ -294,6 +309,10 @@ impl Listeners {
         path: Option<PathBuf>,
         sockets: Vec<OwnedFd>,
     ) {
+        // Without a share of its own the place closes a moment later; a Unix path is free as soon as
+        // its file is gone.
+        let tcp = sockets.iter().filter(|_| address.is_some());
+        let shares = tcp.filter_map(|socket| socket.try_clone().ok()).collect();
         for (shard, socket) in sockets.into_iter().enumerate() {
             let listener = Arc::clone(&listener);
             post(&self.shared, shard, Mail::Listen { listener, socket });
@@ -301,7 +320,14 @@ impl Listeners {
         let id = listener.id();
         self.places.insert(
             id,
-            Place { listener, address, path, users: HashSet::new(), ticket_keys: None },
+            Place {
+                listener,
+                address,
+                path,
+                users: HashSet::new(),
+                ticket_keys: None,
+                sockets: shares,
+            },
         );
     }
 }

@@ -19,7 +19,7 @@ use crate::ipc::message::Returned;
 use crate::metrics::Counter;
 use crate::route::balance::pick_by_hash;
 use crate::route::roster::{Roster, Standing};
-use crate::route::self_routing::named;
+use crate::route::self_routing::{Named, named};
 use crate::route::session_table::Sid;
 use crate::route::{self, WorkerId};
 
@@ -92,6 +92,7 @@ impl Shard {
         connection.give_up = transit.give_up;
         connection.tries = transit.tries;
         connection.refused_by = transit.refused_by;
+        connection.unwanted = transit.unwanted;
         connection.peer = transit.peer;
         connection.address = transit.address;
         connection.carried = transit.carried;
@@ -114,6 +115,7 @@ impl Shard {
         if returned.bytes.is_empty() {
             // It had no room, or no server any more.
             self.connections[id].refused(from.slot);
+            self.connections[id].unwanted = true;
             if let Some(listener) = self.listeners.get(&listener) {
                 listener.refused_by(from, self.shared.millis(now));
             }
@@ -126,6 +128,10 @@ impl Shard {
             connection.sid = sid(line.target).map(|sid| Sid::new(&sid));
         }
         connection.carried = Some(returned.bytes.into());
+        if self.owner(id).is_none_or(|owner| owner == from) {
+            // Its own session's, so that it had no room; or nobody's, and it may be asked again.
+            return self.await_worker(id, now);
+        }
         self.route(id, now);
     }
 
@@ -242,11 +248,8 @@ impl Shard {
         let hash = || route::hash(sid.as_bytes());
         let millis = self.shared.millis(now);
         let roster = &self.shared.roster;
-        let named = self.shared.settings.self_routing.then(|| named(sid.as_bytes())).flatten();
-        let owner = match named {
-            Some(named) => roster.find(named).map(|(worker, _)| worker),
-            None => self.shared.sessions.get(sid.as_bytes()),
-        };
+        let named = self.named(sid);
+        let owner = self.owner(id);
         if let Some(worker) = owner.filter(|worker| takes_its_own(roster, *worker)) {
             let listener = self.listeners.get(&connection.listener);
             let refuses = listener.is_some_and(|own| own.is_refused_by(worker, millis));
@@ -264,6 +267,20 @@ impl Shard {
         let hash = hash();
         self.count(Counter::UnknownSession);
         self.route_by_hash(id, hash, now);
+    }
+
+    /// The worker that the id itself names.
+    fn named(&self, sid: &Sid) -> Option<Named> {
+        self.shared.settings.self_routing.then(|| named(sid.as_bytes())).flatten()
+    }
+
+    /// The worker of the connection's session, dead or alive.
+    fn owner(&self, id: ConnectionId) -> Option<WorkerId> {
+        let sid = self.connections[id].sid.as_ref()?;
+        match self.named(sid) {
+            Some(named) => self.shared.roster.find(named).map(|(worker, _)| worker),
+            None => self.shared.sessions.get(sid.as_bytes()),
+        }
     }
 
     /// Counts the hand-off as load until it becomes a session or has had its time.
@@ -320,6 +337,7 @@ impl Shard {
     fn deliver(&mut self, id: ConnectionId, worker: WorkerId, now: Instant) {
         if let Some(lane) = self.open_lane(worker)
             && self.connections[id].carried.is_none()
+            && !self.connections[id].unwanted
         {
             return self.send_on_lane(lane, id, now);
         }
@@ -354,6 +372,7 @@ impl Shard {
             give_up: connection.give_up,
             tries: connection.tries,
             refused_by: std::mem::take(&mut connection.refused_by),
+            unwanted: connection.unwanted,
             peer: connection.peer,
             address: connection.address,
             carried: connection.carried.take(),

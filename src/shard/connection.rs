@@ -100,6 +100,9 @@ pub struct Connection {
     pub tries: u32,
     /// Slots of workers that refused it.
     pub refused_by: Vec<u16>,
+    /// A worker had no room for it: it goes by the channels, where a refusal comes with its name,
+    /// so that its patience has an end.
+    pub unwanted: bool,
     /// A socket for the worker itself (UDP), with the frame that explains it.
     pub grant: Option<bytes::Bytes>,
     /// Whom the worker shall take for the peer, as the PROXY protocol said.
@@ -128,6 +131,7 @@ impl Connection {
             give_up: None,
             tries: 0,
             refused_by: Vec::new(),
+            unwanted: false,
             grant: None,
             peer: None,
             address: None,
@@ -173,6 +177,8 @@ pub struct Transit {
     pub tries: u32,
     /// Who refused it.
     pub refused_by: Vec<u16>,
+    /// As [`Connection::unwanted`].
+    pub unwanted: bool,
     /// As [`Connection::peer`].
     pub peer: Option<SocketAddr>,
     /// As [`Connection::address`].
