@@ -12,33 +12,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A key and a certificate for the loopback, signed by itself.
-struct Identity {
-    dir: TempDir,
-}
+/// A key and a certificate signed by itself, which nobody trusts: in the repository, since not every
+/// machine has a program that makes them.
+struct Identity;
 
 impl Identity {
-    fn new() -> Self {
-        let identity = Self { dir: TempDir::new() };
-        let output = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
-            .arg(identity.key())
-            .arg("-out")
-            .arg(identity.certificate())
-            .stdin(Stdio::null())
-            .output()
-            .expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        identity
-    }
-
     fn key(&self) -> PathBuf {
-        self.dir.path().join("key.pem")
+        repository().join("tests/node/tls/for-tests-only-key.pem")
     }
 
     fn certificate(&self) -> PathBuf {
-        self.dir.path().join("certificate.pem")
+        repository().join("tests/node/tls/for-tests-only-certificate.pem")
     }
 }
 
@@ -68,7 +52,7 @@ fn https(port: u16) -> String {
 
 #[test]
 fn the_https_application_of_these_tests_does_what_it_should_on_node() {
-    let identity = Identity::new();
+    let identity = Identity;
     let dir = TempDir::new();
     let app = dir.write(
         "app.js",
@@ -88,7 +72,7 @@ fn the_https_application_of_these_tests_does_what_it_should_on_node() {
 
 both_engines! {
     fn sessions_stick_over_tls_though_nobody_can_read_them(engine) {
-        let identity = Identity::new();
+        let identity = Identity;
         for how in [&["--handoff", "lane"][..], &["--handoff", "ipc"], &["--threads", "2"]] {
             let (_router, port) = secure(engine, &identity, |mut router| {
                 for word in how {
@@ -101,7 +85,7 @@ both_engines! {
     }
 
     fn polling_clients_and_web_sockets_work_over_tls(engine) {
-        let identity = Identity::new();
+        let identity = Identity;
         let (router, port) = secure(engine, &identity, |router| router.workers(3));
         let workers = router.slots();
         let seen = client("tls_clients", &https(port), &json!({}));
@@ -113,7 +97,7 @@ both_engines! {
     }
 
     fn a_proxy_s_word_decides_for_tls_too(engine) {
-        let identity = Identity::new();
+        let identity = Identity;
         let (_router, port) = secure(engine, &identity, |router| router.arg("--proxy-protocol"));
         let worker = |n: usize| {
             let mut child = Command::new("node")
@@ -141,7 +125,7 @@ both_engines! {
     }
 
     fn plain_http_on_a_tls_port_is_the_applications_to_refuse(engine) {
-        let identity = Identity::new();
+        let identity = Identity;
         let (router, port) = secure(engine, &identity, |router| router);
         let mut plain = Connection::tcp(port);
         plain.send(request("GET", "/", b""));
