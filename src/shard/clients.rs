@@ -128,7 +128,9 @@ impl Shard {
             connection.sid = sid(line.target).map(|sid| Sid::new(&sid));
         }
         connection.carried = Some(returned.bytes.into());
-        if self.owner(id).is_none_or(|owner| owner == from) {
+        let sid = self.connections[id].sid.as_ref();
+        let owner = sid.and_then(|sid| self.owner(self.named(sid), sid));
+        if owner.is_none_or(|owner| owner == from) {
             // Its own session's, so that it had no room; or nobody's, and it may be asked again.
             return self.await_worker(id, now);
         }
@@ -249,7 +251,7 @@ impl Shard {
         let millis = self.shared.millis(now);
         let roster = &self.shared.roster;
         let named = self.named(sid);
-        let owner = self.owner(id);
+        let owner = self.owner(named, sid);
         if let Some(worker) = owner.filter(|worker| takes_its_own(roster, *worker)) {
             let listener = self.listeners.get(&connection.listener);
             let refuses = listener.is_some_and(|own| own.is_refused_by(worker, millis));
@@ -274,10 +276,9 @@ impl Shard {
         self.shared.settings.self_routing.then(|| named(sid.as_bytes())).flatten()
     }
 
-    /// The worker of the connection's session, dead or alive.
-    fn owner(&self, id: ConnectionId) -> Option<WorkerId> {
-        let sid = self.connections[id].sid.as_ref()?;
-        match self.named(sid) {
+    /// The worker of a session, dead or alive.
+    fn owner(&self, named: Option<Named>, sid: &Sid) -> Option<WorkerId> {
+        match named {
             Some(named) => self.shared.roster.find(named).map(|(worker, _)| worker),
             None => self.shared.sessions.get(sid.as_bytes()),
         }
