@@ -70,7 +70,7 @@ counters! {
     SocketsFromWorkers => "sockets_from_workers",
     /// Connections that a worker gave back, because their next request is another worker's.
     Returned => "returned",
-    /// Sockets that a worker had no descriptor for: their clients were cut off.
+    /// Sockets on a lane that nobody had a descriptor for: their clients were cut off.
     Lost => "lost",
     /// Closed: the header of the PROXY protocol is missing or malformed.
     ClosedNoProxy => "closed_no_proxy",

@@ -12,7 +12,7 @@ use super::core::Shard;
 use super::ring::{Answer, Mail};
 use super::{ChannelId, ConnectionId, LaneId};
 use crate::route::WorkerId;
-use crate::sys::scm;
+use crate::sys::{scm, socket};
 
 /// Bytes of the longest message on a lane: a number and an address.
 const LANE_MESSAGE: usize = 128;
@@ -73,18 +73,34 @@ pub(super) trait Keeper {
     }
 }
 
-/// Takes back what a worker has not read in its lane, a socket at a time.
+/// Takes back what a worker has not read in its lane (`ours`, `theirs`), a socket at a time. With
+/// `end`, nothing more can be sent on it before it is emptied.
 pub(super) fn read_back(
     keeper: &mut impl Keeper,
-    lane: BorrowedFd<'_>,
+    [ours, theirs]: [BorrowedFd<'_>; 2],
     worker: WorkerId,
+    end: bool,
     now: Instant,
 ) {
+    if end {
+        socket::end_sending(ours);
+    }
+    empty(keeper, theirs, worker, now);
+    if end {
+        keeper.shard().lane_is_empty(worker);
+    }
+}
+
+fn empty(keeper: &mut impl Keeper, lane: BorrowedFd<'_>, worker: WorkerId, now: Instant) {
     let mut message = [0; LANE_MESSAGE];
     loop {
         match scm::receive(lane, &mut message) {
             Ok((0, _)) => return,
             Ok((length, sockets)) => {
+                if sockets.is_empty() {
+                    // The router itself has no descriptor left: the kernel has closed the socket.
+                    keeper.shard().lost(worker, 1);
+                }
                 for socket in sockets {
                     let id = keeper.keep_client(socket);
                     keeper.shard().read_back(id, worker, &message[..length], now);

@@ -13,13 +13,11 @@ use super::core::{Action, Shard, Timer};
 use super::lane::{Lane, Message};
 use super::listener::{Kind, ListenerId};
 use super::ring::Mail;
-use super::{ConnectionId, LaneId};
+use super::{ConnectionId, DESCRIPTORS_WAIT, LaneId};
 use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 
-/// How long a lane is left alone whose kernel is out of room for descriptors in flight.
-const DESCRIPTORS_WAIT: Duration = Duration::from_millis(10);
 /// How often a lane is looked at in which there may be something unread.
 const LOOK: Duration = Duration::from_millis(25);
 /// How long sockets may lie unread before they go elsewhere, if the balance is by lag.
@@ -200,8 +198,7 @@ impl Shard {
         if self.shared.settings.balance != Balance::LeastLag {
             return;
         }
-        let Some(id) = self.lane_of.get(&worker).copied() else { return };
-        let Some(lane) = self.lanes.get_mut(id).and_then(Option::as_mut) else { return };
+        let Some(lane) = self.lane_to(worker) else { return };
         if !std::mem::replace(&mut lane.watched, true) {
             self.set_timer(now + LOOK, Timer::Look(worker));
         }
@@ -256,18 +253,22 @@ impl Shard {
 
     /// The worker has spoken: it is not the one that has slept since then.
     pub(super) fn worker_turns(&mut self, worker: WorkerId) {
-        let lane = self.lane_of.get(&worker).and_then(|id| self.lanes.get_mut(*id));
-        if let Some(lane) = lane.and_then(Option::as_mut) {
+        if let Some(lane) = self.lane_to(worker) {
             lane.unread_since = None;
             lane.relieved = None;
         }
     }
 
-    /// Whether another ready worker reads its lane.
+    /// Whether another ready worker will answer sooner, by half at least.
     fn others_answer(&self, worker: WorkerId, now: Instant) -> bool {
-        let mine = self.shared.roster.cost(worker, self.shared.millis(now));
-        let roster = &self.shared.roster;
+        let (roster, millis) = (&self.shared.roster, self.shared.millis(now));
+        let mine = roster.cost(worker, millis);
         let mut others = roster.ready().filter(|other| *other != worker);
-        others.any(|other| roster.cost(other, self.shared.millis(now)) < mine / 2)
+        others.any(|other| roster.cost(other, millis) < mine / 2)
+    }
+
+    fn lane_to(&mut self, worker: WorkerId) -> Option<&mut Lane> {
+        let id = *self.lane_of.get(&worker)?;
+        self.lanes.get_mut(id)?.as_mut()
     }
 }

@@ -81,6 +81,9 @@ pub const MAX_OUT_QUEUE: usize = 64 << 20;
 /// How long a worker with a full queue may take nothing before it is cut off.
 pub const STALL_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a channel or lane is left alone whose kernel is out of room for descriptors in flight.
+const DESCRIPTORS_WAIT: Duration = Duration::from_millis(10);
+
 /// How the shards shall behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {

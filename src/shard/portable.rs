@@ -108,7 +108,7 @@ struct Worker {
 struct Lane {
     ours: Rc<Watched>,
     /// A share of the worker's end.
-    theirs: OwnedFd,
+    theirs: Rc<OwnedFd>,
     /// The task that waits for room.
     room: Option<Rc<Interrupt>>,
 }
@@ -289,7 +289,7 @@ impl Keeper for Engine {
     }
 
     fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId> {
-        let ours = Rc::new(Watched::new(ours)?);
+        let (ours, theirs) = (Rc::new(Watched::new(ours)?), Rc::new(theirs));
         Ok(self.lanes.insert(Lane { ours, theirs, room: None }))
     }
 }
@@ -376,15 +376,8 @@ impl Engine {
             }
             Action::ReadBack { lane, worker, end } => {
                 let Some(lane) = self.lanes.get(lane) else { return };
-                if end {
-                    socket::end_sending(lane.ours.as_fd());
-                }
-                if let Ok(theirs) = lane.theirs.try_clone() {
-                    read_back(self, theirs.as_fd(), worker, now);
-                }
-                if end {
-                    self.shard.lane_is_empty(worker);
-                }
+                let (ours, theirs) = (Rc::clone(&lane.ours), Rc::clone(&lane.theirs));
+                read_back(self, [ours.as_fd(), theirs.as_fd()], worker, end, now);
             }
             Action::CloseLane(id) => {
                 if let Some(room) = self.lanes.try_remove(id).and_then(|lane| lane.room) {

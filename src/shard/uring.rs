@@ -74,7 +74,7 @@ struct Worker {
 struct Lane {
     ours: Rc<OwnedFd>,
     /// A share of the worker's end.
-    theirs: OwnedFd,
+    theirs: Rc<OwnedFd>,
     /// Operations in flight, all kinds.
     ops: usize,
     closing: bool,
@@ -148,7 +148,8 @@ impl Keeper for Engine {
     }
 
     fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId> {
-        Ok(self.lanes.insert(Lane { ours: Rc::new(ours), theirs, ops: 0, closing: false }))
+        let (ours, theirs) = (Rc::new(ours), Rc::new(theirs));
+        Ok(self.lanes.insert(Lane { ours, theirs, ops: 0, closing: false }))
     }
 }
 
@@ -272,15 +273,8 @@ impl Engine {
             }
             Action::ReadBack { lane, worker, end } => {
                 let Some(lane) = self.lanes.get(lane) else { return };
-                if end {
-                    socket::end_sending(lane.ours.as_fd());
-                }
-                if let Ok(theirs) = lane.theirs.try_clone() {
-                    read_back(self, theirs.as_fd(), worker, now);
-                }
-                if end {
-                    self.shard.lane_is_empty(worker);
-                }
+                let (ours, theirs) = (Rc::clone(&lane.ours), Rc::clone(&lane.theirs));
+                read_back(self, [ours.as_fd(), theirs.as_fd()], worker, end, now);
             }
             Action::CloseLane(id) => {
                 if let Some(lane) = self.lanes.get_mut(id) {

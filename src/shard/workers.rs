@@ -1,7 +1,7 @@
 //! A shard's channels: what workers say, what they get, and what happens when they fall silent.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use super::handoff::Delivery;
 use super::lane::peer_text;
 use super::listener::Kind;
 use super::ring::{Answer, Mail, Packet};
-use super::{ChannelId, ConnectionId, End, Report, STALL_WAIT};
+use super::{ChannelId, ConnectionId, DESCRIPTORS_WAIT, End, Report, STALL_WAIT};
 use crate::ipc::Serialization;
 use crate::ipc::message::{self, Message, PacketKind, Returned, Speaks, Word};
 use crate::ipc::reply;
@@ -20,8 +20,6 @@ use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::roster::Standing;
 
-/// How long a channel is left alone whose kernel is out of room for descriptors in flight.
-const DESCRIPTORS_WAIT: Duration = Duration::from_millis(10);
 /// Sockets of one worker's that may wait for their message; Node sends one at a time.
 const MAX_ARRIVED: usize = 64;
 /// errno for a worker with too many servers, as `listen()` would give it.
@@ -429,6 +427,13 @@ impl Shard {
         }
     }
 
+    /// Sockets on a lane for which there was no descriptor, in the worker or here.
+    pub(super) fn lost(&self, worker: WorkerId, sockets: u64) {
+        let counters = &self.shared.counters[self.index];
+        counters.add(Counter::Lost, sockets);
+        tracing::error!(%worker, sockets, "out of descriptors: clients were cut off");
+    }
+
     fn preload_says(&mut self, id: ChannelId, word: Word, now: Instant) {
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
         let worker = channel.worker;
@@ -468,11 +473,7 @@ impl Shard {
             }
             Word::Full => self.worker_is_full(worker, true, now),
             Word::Room => self.worker_is_full(worker, false, now),
-            Word::Lost(sockets) => {
-                let counters = &self.shared.counters[self.index];
-                counters.add(Counter::Lost, sockets);
-                tracing::error!(%worker, sockets, "out of descriptors: clients were cut off");
-            }
+            Word::Lost(sockets) => self.lost(worker, sockets),
             Word::Warn(text) => {
                 channel.told.warnings += 1;
                 if channel.told.warnings <= MAX_WARNINGS {
