@@ -337,7 +337,7 @@ fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, Da
     Ok(Shared::new(config.app.workers, mailboxes, settings, trusts, clock()))
 }
 
-/// The wall's clock is nobody's business here: shards count from when they were made.
+/// The clock that the shards share; it counts from when they were made.
 #[expect(clippy::disallowed_methods, reason = "the data plane's clock starts here")]
 fn clock() -> Instant {
     Instant::now()

@@ -66,8 +66,8 @@ struct Place {
     users: HashSet<WorkerId>,
     /// Of the first TLS server that listened here.
     ticket_keys: Option<String>,
-    /// Shares of the shards' sockets on a port: the place is closed when they are told so, not when the last
-    /// shard has read its mail, since a worker may ask for it again at once.
+    /// Shares of the shards' sockets on a port: the place is closed when they are told so, not when
+    /// the last shard has read its mail, since a worker may ask for it again at once.
     sockets: Vec<OwnedFd>,
 }
 

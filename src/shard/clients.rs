@@ -247,7 +247,6 @@ impl Shard {
                 None => self.await_worker(id, now),
             };
         };
-        let hash = || route::hash(sid.as_bytes());
         let millis = self.shared.millis(now);
         let roster = &self.shared.roster;
         let named = self.named(sid);
@@ -266,7 +265,7 @@ impl Shard {
         } else if named.is_none() && !connection.waited && self.may_be_announced(connection) {
             return self.await_session(id, now);
         }
-        let hash = hash();
+        let hash = route::hash(sid.as_bytes());
         self.count(Counter::UnknownSession);
         self.route_by_hash(id, hash, now);
     }
@@ -320,7 +319,7 @@ impl Shard {
         let roster = &self.shared.roster;
         let millis = self.shared.millis(now);
         let may = |worker| may_serve(roster, listener, connection, worker, millis);
-        self.shared.settings.balance.pick(roster, may, chance, self.shared.millis(now))
+        self.shared.settings.balance.pick(roster, may, chance, millis)
     }
 
     /// Whether another ready worker could take the connection.

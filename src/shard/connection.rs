@@ -17,6 +17,9 @@
 //!               ▼
 //!        the worker has it: closed here
 //! ```
+//!
+//! Where the client's address decides, the way from `ExpectHead` to the route leads over
+//! `ExpectAddress` too.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,9 +3,7 @@
 //! `src/preload` has the script itself. It is embedded in this binary and written to a private
 //! directory, which goes when the router goes.
 
-use std::ffi::CString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::route::WorkerId;
@@ -101,9 +99,7 @@ pub(super) fn runtime_directory() -> PathBuf {
 
 /// A directory of a name nobody could foresee, mode 0700.
 fn private_directory(parent: &Path) -> io::Result<PathBuf> {
-    let template = parent.join("router-XXXXXX");
-    CString::new(template.as_os_str().as_bytes())?;
-    Ok(nix::unistd::mkdtemp(&template)?)
+    Ok(nix::unistd::mkdtemp(&parent.join("router-XXXXXX"))?)
 }
 
 #[cfg(test)]
