@@ -87,7 +87,7 @@ fn worker(slot: u16) -> WorkerId {
 }
 
 fn roster(workers: u16) -> Roster {
-    let roster = Roster::new(workers);
+    let roster = Roster::new();
     (0..workers).for_each(|slot| roster.set(worker(slot), Standing::Ready));
     roster
 }

@@ -334,7 +334,7 @@ fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, Da
         .proxy
         .clone()
         .map(|trust| -> Trusts { Box::new(move |address| trust.allows(address)) });
-    Ok(Shared::new(config.app.workers, mailboxes, settings, trusts, clock()))
+    Ok(Shared::new(mailboxes, settings, trusts, clock()))
 }
 
 /// The clock that the shards share; it counts from when they were made.

@@ -223,7 +223,7 @@ fn the_readme_tells_the_bounds_that_hold() {
         ("connections that wait for a worker", shard::MAX_PARKED_WORKERS.to_string()),
         ("connections that wait for a session", shard::MAX_PARKED_SESSIONS.to_string()),
         ("sessions", router::route::session_table::MAX_SESSIONS.to_string()),
-        ("workers", router::route::roster::MAX_SLOTS.to_string()),
+        ("workers", router::route::MAX_SLOTS.to_string()),
         ("a header of the PROXY protocol", format!("{} bytes", router::http::proxy::MAX_V2)),
         (
             "what is given back of a kept-alive connection",

@@ -263,7 +263,7 @@ impl Listeners {
 
     fn listener(&mut self, kind: Kind) -> Arc<Listener> {
         self.next_id += 1;
-        Arc::new(Listener::new(self.next_id, kind, self.shared.roster.len()))
+        Arc::new(Listener::new(self.next_id, kind))
     }
 
     fn open_tcp(

@@ -33,7 +33,7 @@ impl Balance {
         let candidates = || roster.ready().filter(|worker| may(*worker));
         match self {
             Self::LeastConnection => {
-                let slots = roster.len().max(1);
+                let slots = roster.slots().max(1);
                 let first = roster.next_turn() % slots;
                 candidates().min_by_key(|worker| {
                     let rotated = (usize::from(worker.slot) + slots - first) % slots;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn roster(ready: &[u16]) -> Roster {
-        let roster = Roster::new(8);
+        let roster = Roster::new();
         for &slot in ready {
             roster.set(WorkerId { slot, generation: 1 }, Standing::Ready);
         }

@@ -12,6 +12,11 @@ use std::fmt;
 
 use ahash::RandomState;
 
+/// Slots at most: `--workers`, and what scaling reaches.
+pub const MAX_SLOTS: usize = 1024;
+/// Seats at most: see [`WorkerId::seat`].
+pub const MAX_SEATS: usize = MAX_SLOTS * 2;
+
 /// One worker process: the slot it fills and how many processes filled that slot before it.
 ///
 /// A draining worker and its successor share a slot and differ in generation, so a
@@ -22,6 +27,18 @@ pub struct WorkerId {
     pub slot: u16,
     /// 1 for the first process in this slot.
     pub generation: u32,
+}
+
+impl WorkerId {
+    /// Where tables by worker keep it, below [`MAX_SEATS`].
+    ///
+    /// A slot has two seats, since a worker and its successor live side by side while the one
+    /// drains. Which of the two is the generation's lowest bit: the supervisor sees to it that
+    /// the living of one slot differ in it.
+    #[must_use]
+    pub fn seat(self) -> usize {
+        usize::from(self.slot) * 2 + usize::from(self.generation & 1 == 1)
+    }
 }
 
 impl fmt::Display for WorkerId {

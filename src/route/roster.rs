@@ -1,20 +1,17 @@
-//! The roster: which worker fills each slot, whether it takes sockets, and how loaded it is.
+//! The roster: which worker has each seat, whether it takes sockets, and how loaded it is.
 //!
-//! Shared by all shards and read on every request, so each slot is one atomic word on its own
+//! Shared by all shards and read on every request, so each seat is one atomic word on its own
 //! cache line; the supervisor writes states, the shards count load. Counts carry the generation:
-//! one that is late for a dead worker is dropped, never booked on its successor.
+//! one that is late for a dead worker is dropped, never booked on the next in its seat.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
-use super::WorkerId;
 use super::load::{Load, LoadReport, Ticket};
 use super::self_routing::Named;
-
-/// Slots a roster can have: `--workers` at most.
-pub const MAX_SLOTS: usize = 1024;
+use super::{MAX_SEATS, WorkerId};
 
 /// What the data plane may do with a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +46,9 @@ impl Standing {
     }
 }
 
-/// One slot.
+/// One seat.
 #[derive(Debug, Default)]
-struct Slot {
+struct Seat {
     /// Generation << 2 | standing.
     standing: AtomicU64,
     /// Generation << 2 | full << 1 | has a lane.
@@ -70,46 +67,43 @@ pub struct Hope {
     ticket: Ticket,
 }
 
-/// All slots of one pool of workers.
+/// All seats of one pool of workers.
 #[derive(Debug)]
 pub struct Roster {
-    slots: Box<[CachePadded<Slot>]>,
+    seats: Box<[CachePadded<Seat>]>,
+    /// Seats from here on have never been taken: nobody need look.
+    end: CachePadded<AtomicUsize>,
     /// Where round-robin goes on, and where ties are broken from.
     turn: CachePadded<AtomicU32>,
 }
 
 impl Roster {
-    /// A roster of `slots` empty slots, at most [`MAX_SLOTS`].
+    /// A roster of empty seats.
     #[must_use]
-    pub fn new(slots: u16) -> Self {
-        let count = usize::from(slots).min(MAX_SLOTS);
+    pub fn new() -> Self {
         Self {
-            slots: (0..count).map(|_| CachePadded::default()).collect(),
+            seats: (0..MAX_SEATS).map(|_| CachePadded::default()).collect(),
+            end: CachePadded::default(),
             turn: CachePadded::default(),
         }
     }
 
-    /// Number of slots, filled or not.
+    /// Number of slots up to the last that was ever filled.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether there is no slot at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+    pub fn slots(&self) -> usize {
+        self.end.load(Ordering::Relaxed).div_ceil(2)
     }
 
     /// Sets what may be done with `worker`. A new generation starts with no load.
     pub fn set(&self, worker: WorkerId, standing: Standing) {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
-        if !slot.load.is_of(worker.generation) {
-            slot.load.begin(worker.generation);
-            slot.lane.store(u64::from(worker.generation) << 2, Ordering::Relaxed);
+        let Some(seat) = self.seats.get(worker.seat()) else { return };
+        self.end.fetch_max(worker.seat() + 1, Ordering::AcqRel);
+        if !seat.load.is_of(worker.generation) {
+            seat.load.begin(worker.generation);
+            seat.lane.store(u64::from(worker.generation) << 2, Ordering::Relaxed);
         }
         let word = u64::from(worker.generation) << 2 | standing.bits();
-        slot.standing.store(word, Ordering::Release);
+        seat.standing.store(word, Ordering::Release);
     }
 
     /// Takes `worker` as ready, at this time of the shards' clock in milliseconds.
@@ -120,38 +114,42 @@ impl Roster {
         }
     }
 
-    /// `worker` is gone. A successor that is there already stays.
+    /// `worker` is gone. Another that has its seat already stays.
     pub fn set_gone(&self, worker: WorkerId) {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
+        let Some(seat) = self.seats.get(worker.seat()) else { return };
         let generation = u64::from(worker.generation);
-        // An error means that the slot is somebody else's.
-        let _successor = slot.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+        // An error means that the seat is somebody else's.
+        let _successor = seat.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             (word >> 2 == generation).then_some(generation << 2 | Standing::Gone.bits())
         });
     }
 
-    /// What may be done with `worker`; `Gone` for every generation but the present one.
+    /// What may be done with `worker`; `Gone` for every generation that has no seat.
     #[must_use]
     pub fn standing(&self, worker: WorkerId) -> Standing {
-        match self.present(worker.slot) {
+        match self.at(worker.seat()) {
             Some((present, standing)) if present == worker => standing,
             _ => Standing::Gone,
         }
     }
 
-    /// The worker that fills `slot` now.
+    /// The worker that has this seat now.
     #[must_use]
-    pub fn present(&self, slot: u16) -> Option<(WorkerId, Standing)> {
-        let word = self.slots.get(usize::from(slot))?.standing.load(Ordering::Acquire);
-        let generation = u32::try_from(word >> 2).unwrap_or(0);
+    pub fn at(&self, seat: usize) -> Option<(WorkerId, Standing)> {
+        let word = self.seats.get(seat)?.standing.load(Ordering::Acquire);
         let standing = Standing::of(word);
-        (standing != Standing::Gone).then_some((WorkerId { slot, generation }, standing))
+        if standing == Standing::Gone {
+            return None;
+        }
+        let slot = u16::try_from(seat / 2).ok()?;
+        let generation = u32::try_from(word >> 2).ok()?;
+        Some((WorkerId { slot, generation }, standing))
     }
 
     /// The workers that take new sessions, by slot.
     pub fn ready(&self) -> impl Iterator<Item = WorkerId> {
-        let slots = 0..u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
-        slots.filter_map(|slot| match self.present(slot) {
+        let seats = 0..self.end.load(Ordering::Acquire);
+        seats.filter_map(|seat| match self.at(seat) {
             Some((worker, Standing::Ready)) => Some(worker),
             _ => None,
         })
@@ -160,7 +158,7 @@ impl Roster {
     /// The worker that a self-routing session id names, if it is there.
     #[must_use]
     pub fn find(&self, named: Named) -> Option<(WorkerId, Standing)> {
-        self.present(named.slot()).filter(|(worker, _)| named.is(*worker))
+        self.at(named.seat()).filter(|(worker, _)| named.is(*worker))
     }
 
     /// Sockets go to `worker` by its lane from now on.
@@ -186,15 +184,15 @@ impl Roster {
     }
 
     fn lane_bits(&self, worker: WorkerId) -> u64 {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return 0 };
-        let word = slot.lane.load(Ordering::Acquire);
+        let Some(seat) = self.seats.get(worker.seat()) else { return 0 };
+        let word = seat.lane.load(Ordering::Acquire);
         if word >> 2 == u64::from(worker.generation) { word & 3 } else { 0 }
     }
 
     fn change_lane(&self, worker: WorkerId, change: impl Fn(u64) -> u64) {
-        let Some(slot) = self.slots.get(usize::from(worker.slot)) else { return };
+        let Some(seat) = self.seats.get(worker.seat()) else { return };
         // An error means another generation.
-        let _late = slot.lane.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+        let _late = seat.lane.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             let mine = word >> 2 == u64::from(worker.generation);
             mine.then(|| word >> 2 << 2 | change(word & 3))
         });
@@ -229,7 +227,8 @@ impl Roster {
     /// Whether there are hand-offs anywhere that may yet become sessions.
     #[must_use]
     pub fn expects_sessions(&self) -> bool {
-        self.slots.iter().any(|slot| slot.load.hopes() > 0)
+        let end = self.end.load(Ordering::Acquire);
+        self.seats.iter().take(end).any(|seat| seat.load.hopes() > 0)
     }
 
     /// Sessions of `worker` have opened.
@@ -276,9 +275,9 @@ impl Roster {
         self.of(worker).map_or(u64::MAX, |load| load.cost(now))
     }
 
-    /// The load of `worker`, if its slot is still its own.
+    /// The load of `worker`, if its seat is still its own.
     fn of(&self, worker: WorkerId) -> Option<&Load> {
-        let load = &self.slots.get(usize::from(worker.slot))?.load;
+        let load = &self.seats.get(worker.seat())?.load;
         load.is_of(worker.generation).then_some(load)
     }
 
@@ -297,46 +296,59 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_knows_only_its_present_generation() {
-        let roster = Roster::new(2);
+    fn a_worker_and_its_successor_live_side_by_side() {
+        let roster = Roster::new();
         assert_eq!(roster.standing(worker(0, 1)), Standing::Gone);
         roster.set(worker(0, 1), Standing::Ready);
-        assert_eq!(roster.standing(worker(0, 1)), Standing::Ready);
         assert_eq!(roster.standing(worker(0, 2)), Standing::Gone);
         roster.set(worker(0, 2), Standing::Starting);
-        assert_eq!(roster.standing(worker(0, 1)), Standing::Gone);
-        assert_eq!(roster.ready().count(), 0);
+        assert_eq!(roster.ready().collect::<Vec<_>>(), [worker(0, 1)]);
         roster.set(worker(0, 2), Standing::Ready);
+        roster.set(worker(0, 1), Standing::Draining);
         roster.set(worker(1, 7), Standing::Draining);
         assert_eq!(roster.ready().collect::<Vec<_>>(), [worker(0, 2)]);
-        assert_eq!(roster.present(1), Some((worker(1, 7), Standing::Draining)));
-        assert_eq!(roster.present(9), None);
+        assert_eq!(roster.standing(worker(0, 1)), Standing::Draining);
+        assert_eq!(roster.at(worker(1, 7).seat()), Some((worker(1, 7), Standing::Draining)));
+        assert_eq!((roster.at(MAX_SEATS), roster.slots()), (None, 2));
     }
 
     #[test]
-    fn late_counts_do_not_reach_the_successor() {
-        let roster = Roster::new(1);
+    fn a_seat_knows_only_the_generation_that_has_it() {
+        let roster = Roster::new();
+        roster.set(worker(0, 1), Standing::Ready);
+        roster.set(worker(0, 3), Standing::Starting);
+        assert_eq!(roster.standing(worker(0, 1)), Standing::Gone);
+        roster.set_gone(worker(0, 1));
+        assert_eq!(roster.standing(worker(0, 3)), Standing::Starting);
+        roster.set_gone(worker(0, 3));
+        assert_eq!(roster.standing(worker(0, 3)), Standing::Gone);
+    }
+
+    #[test]
+    fn late_counts_do_not_reach_the_next_in_the_seat() {
+        let roster = Roster::new();
         roster.set(worker(0, 1), Standing::Ready);
         roster.opened(worker(0, 1), 2);
         assert_eq!(roster.load(worker(0, 1)), 2);
-        roster.set(worker(0, 2), Standing::Starting);
+        roster.set(worker(0, 3), Standing::Starting);
         roster.opened(worker(0, 1), 1);
         roster.closed(worker(0, 1), 1);
-        assert_eq!(roster.load(worker(0, 2)), 0);
-        roster.closed(worker(0, 2), 1);
-        assert_eq!(roster.load(worker(0, 2)), 0);
+        assert_eq!(roster.load(worker(0, 3)), 0);
+        roster.closed(worker(0, 3), 1);
+        assert_eq!(roster.load(worker(0, 3)), 0);
     }
 
     #[test]
     fn a_lane_is_its_workers_alone() {
-        let roster = Roster::new(1);
+        let roster = Roster::new();
         roster.set(worker(0, 1), Standing::Ready);
         roster.open_lane(worker(0, 1));
         roster.set_full(worker(0, 1), true);
         assert!(roster.has_lane(worker(0, 1)) && roster.is_full(worker(0, 1)));
         roster.set(worker(0, 2), Standing::Starting);
+        roster.set(worker(0, 3), Standing::Starting);
         roster.open_lane(worker(0, 1));
-        assert!(!roster.has_lane(worker(0, 1)) && !roster.has_lane(worker(0, 2)));
+        assert!(!roster.has_lane(worker(0, 1)) && !roster.has_lane(worker(0, 3)));
         assert!(!roster.is_full(worker(0, 2)));
     }
 }

@@ -22,7 +22,7 @@ const RANDOM: usize = 14;
 const CHECKED: usize = 17;
 
 /// The worker an id names. Of the generation only the last 8 bits are known: a slot holds at most
-/// a draining worker and its successor, which differ in them.
+/// a draining worker and its successor, which differ in the last of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Named {
     slot: u16,
@@ -30,10 +30,10 @@ pub struct Named {
 }
 
 impl Named {
-    /// The slot to look in.
+    /// The seat to look in: [`WorkerId::seat`].
     #[must_use]
-    pub fn slot(self) -> u16 {
-        self.slot
+    pub fn seat(self) -> usize {
+        WorkerId { slot: self.slot, generation: u32::from(self.generation) }.seat()
     }
 
     /// Whether `worker` is the one.
@@ -114,7 +114,7 @@ pub(crate) mod tests {
                 assert_eq!(sid.len(), LENGTH);
                 let named = named(&sid).expect("is one");
                 assert!(named.is(worker));
-                assert_eq!(named.slot(), slot);
+                assert_eq!(named.seat() / 2, usize::from(slot));
                 assert!(!named.is(WorkerId { slot, generation: generation + 1 }));
                 assert!(!named.is(WorkerId { slot: slot ^ 1, generation }));
             }

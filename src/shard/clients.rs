@@ -114,7 +114,7 @@ impl Shard {
         self.connections[id].peer = returned.peer;
         if returned.bytes.is_empty() {
             // It had no room, or no server any more.
-            self.connections[id].refused(from.slot);
+            self.connections[id].refused(from);
             self.connections[id].unwanted = true;
             if let Some(listener) = self.listeners.get(&listener) {
                 listener.refused_by(from, self.shared.millis(now));
@@ -345,7 +345,7 @@ impl Shard {
         if owner != self.index {
             return self.transfer(id, owner, worker);
         }
-        let channel = self.by_slot.get(&worker.slot).copied();
+        let channel = self.by_worker.get(&worker).copied();
         let channel = channel.filter(|channel| self.channel_of(*channel, worker).is_some());
         match channel {
             Some(channel) => {
@@ -498,7 +498,7 @@ impl Shard {
             // Only this worker knows the session: give it a moment to close some descriptors.
             return self.await_worker(id, now);
         }
-        self.connections[id].refused(from.slot);
+        self.connections[id].refused(from);
         self.route(id, now);
     }
 
@@ -602,7 +602,7 @@ fn may_serve(
 ) -> bool {
     listener.is_some_and(|own| own.is_served_by(worker) && !own.is_refused_by(worker, now))
         && !roster.is_full(worker)
-        && !connection.refused_by.contains(&worker.slot)
+        && !connection.refused_by.contains(&worker)
 }
 
 #[cfg(test)]

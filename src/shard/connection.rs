@@ -101,8 +101,8 @@ pub struct Connection {
     pub give_up: Option<Instant>,
     /// Times peeked without news, or refused by workers: how long to wait before the next try.
     pub tries: u32,
-    /// Slots of workers that refused it.
-    pub refused_by: Vec<u16>,
+    /// Workers that refused it.
+    pub refused_by: Vec<WorkerId>,
     /// A worker had no room for it: it goes by the channels, where a refusal comes with its name,
     /// so that its patience has an end.
     pub unwanted: bool,
@@ -154,12 +154,12 @@ impl Connection {
         *self = Self { serial: self.serial, ..Self::free() };
     }
 
-    /// Notes that the worker in `slot` refused it.
-    pub fn refused(&mut self, slot: u16) {
+    /// Notes that `worker` refused it.
+    pub fn refused(&mut self, worker: WorkerId) {
         if self.refused_by.len() >= MAX_REFUSALS {
             self.refused_by.remove(0);
         }
-        self.refused_by.push(slot);
+        self.refused_by.push(worker);
     }
 }
 
@@ -179,7 +179,7 @@ pub struct Transit {
     /// Times refused.
     pub tries: u32,
     /// Who refused it.
-    pub refused_by: Vec<u16>,
+    pub refused_by: Vec<WorkerId>,
     /// As [`Connection::unwanted`].
     pub unwanted: bool,
     /// As [`Connection::peer`].

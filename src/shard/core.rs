@@ -184,8 +184,8 @@ pub struct Shard {
     pub(super) connections: Vec<Connection>,
     pub(super) open_connections: usize,
     pub(super) channels: Vec<Option<Channel>>,
-    /// The channel of the present worker of each slot that this shard owns.
-    pub(super) by_slot: HashMap<u16, ChannelId, RandomState>,
+    /// The channels of the workers that this shard owns.
+    pub(super) by_worker: HashMap<WorkerId, ChannelId, RandomState>,
     /// Channels that ended this turn, until their lanes are read back.
     pub(super) ended: Vec<Channel>,
     pub(super) lanes: Vec<Option<Lane>>,
@@ -242,7 +242,7 @@ impl Shard {
             connections: Vec::new(),
             open_connections: 0,
             channels: Vec::new(),
-            by_slot: HashMap::default(),
+            by_worker: HashMap::default(),
             ended: Vec::new(),
             lanes: Vec::new(),
             lane_of: HashMap::default(),

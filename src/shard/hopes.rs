@@ -62,7 +62,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where the test's clock starts")]
     fn every_hope_ends_and_few_are_kept() {
-        let roster = Roster::new(2);
+        let roster = Roster::new();
         let workers = [0, 1].map(|slot| WorkerId { slot, generation: 1 });
         workers.iter().for_each(|worker| roster.set(*worker, Standing::Ready));
         let mut hopes = Hopes::default();

@@ -7,8 +7,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::ipc::message::Speaks;
-use crate::route::WorkerId;
-use crate::route::roster::MAX_SLOTS;
+use crate::route::{MAX_SEATS, WorkerId};
 
 /// Names a listener in this run of the router.
 pub type ListenerId = u32;
@@ -27,9 +26,9 @@ pub enum Kind {
 pub struct Listener {
     id: ListenerId,
     kind: Kind,
-    /// By slot: generation << 32 | number of the server in the worker; 0 for none.
+    /// By seat: generation << 32 | number of the server in the worker; 0 for none.
     serving: Box<[AtomicU64]>,
-    /// By slot: when its worker last gave a connection back for want of room, in milliseconds.
+    /// By seat: when its worker last gave a connection back for want of room, in milliseconds.
     refused: Box<[AtomicU64]>,
     /// What the servers speak, once a preload has said so.
     speaks: AtomicU8,
@@ -45,10 +44,9 @@ const OTHER: u8 = 2;
 impl Listener {
     /// A listener that nobody serves yet.
     #[must_use]
-    pub fn new(id: ListenerId, kind: Kind, slots: usize) -> Self {
-        let slots = slots.min(MAX_SLOTS);
-        let serving = (0..slots).map(|_| AtomicU64::new(0)).collect();
-        let refused = (0..slots).map(|_| AtomicU64::new(0)).collect();
+    pub fn new(id: ListenerId, kind: Kind) -> Self {
+        let serving = (0..MAX_SEATS).map(|_| AtomicU64::new(0)).collect();
+        let refused = (0..MAX_SEATS).map(|_| AtomicU64::new(0)).collect();
         Self { id, kind, serving, refused, speaks: AtomicU8::new(HTTP) }
     }
 
@@ -73,14 +71,14 @@ impl Listener {
     /// The number of the server in `worker` that takes connections that arrive here.
     #[must_use]
     pub fn server_of(&self, worker: WorkerId) -> Option<u32> {
-        let word = self.serving.get(usize::from(worker.slot))?.load(Ordering::Acquire);
+        let word = self.serving.get(worker.seat())?.load(Ordering::Acquire);
         (word >> 32 == u64::from(worker.generation))
             .then(|| u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0))
     }
 
     /// `worker` has begun to serve here, by its server of this number.
     pub fn join(&self, worker: WorkerId, server: u32) {
-        if let Some(serving) = self.serving.get(usize::from(worker.slot)) {
+        if let Some(serving) = self.serving.get(worker.seat()) {
             let word = u64::from(worker.generation) << 32 | u64::from(server);
             serving.store(word, Ordering::Release);
             self.refused_by(worker, 0);
@@ -90,7 +88,7 @@ impl Listener {
     /// `worker` has given back a connection that it has no room for. It may be another connection
     /// each time, as far as anybody can tell: so it is the worker that is left alone for a while.
     pub fn refused_by(&self, worker: WorkerId, now: u64) {
-        if let Some(refused) = self.refused.get(usize::from(worker.slot)) {
+        if let Some(refused) = self.refused.get(worker.seat()) {
             refused.store(now, Ordering::Relaxed);
         }
     }
@@ -98,14 +96,14 @@ impl Listener {
     /// Whether `worker` had no room just now.
     #[must_use]
     pub fn is_refused_by(&self, worker: WorkerId, now: u64) -> bool {
-        let refused = self.refused.get(usize::from(worker.slot));
+        let refused = self.refused.get(worker.seat());
         let since = refused.map_or(0, |refused| refused.load(Ordering::Relaxed));
         since != 0 && now < since + REFUSED_WAIT
     }
 
     /// `worker` serves here no longer.
     pub fn leave(&self, worker: WorkerId) {
-        if let Some(serving) = self.serving.get(usize::from(worker.slot)) {
+        if let Some(serving) = self.serving.get(worker.seat()) {
             // An error means that a successor serves already.
             let _successor = serving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
                 (word >> 32 == u64::from(worker.generation)).then_some(0)

@@ -133,10 +133,9 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// The state of a router with so many slots and the given mailboxes.
+    /// The state of a router with the given mailboxes.
     #[must_use]
     pub fn new(
-        slots: u16,
         mailboxes: Vec<Mailbox>,
         settings: Settings,
         trusts: Option<Trusts>,
@@ -144,7 +143,7 @@ impl Shared {
     ) -> Arc<Self> {
         let shards = mailboxes.len();
         Arc::new(Self {
-            roster: Roster::new(slots),
+            roster: Roster::new(),
             sessions: SessionTable::new(),
             mailboxes,
             counters: (0..shards).map(|_| Counters::new()).collect(),

@@ -40,7 +40,7 @@ impl Shard {
         }
         let bound = self.shared.settings.out_queue;
         self.channels[id] = Some(Channel::new(worker, serialization, whole_headers, bound, now));
-        self.by_slot.insert(worker.slot, id);
+        self.by_worker.insert(worker, id);
         if !self.is_held() {
             self.actions.push(Action::Read { channel: id, on: true });
         }
@@ -159,7 +159,7 @@ impl Shard {
         grant: Option<ConnectionId>,
         now: Instant,
     ) {
-        let id = self.by_slot.get(&worker.slot).copied();
+        let id = self.by_worker.get(&worker).copied();
         let asked = id.and_then(|id| {
             let channel = self.channels.get_mut(id)?.as_mut().filter(|c| c.worker == worker)?;
             let index = channel.asked.iter().position(|request| request.seq == ack)?;
@@ -203,7 +203,7 @@ impl Shard {
 
     /// The worker's process is gone, and with it whatever its channel still held.
     pub(super) fn detach(&mut self, worker: WorkerId, now: Instant) {
-        let id = self.by_slot.get(&worker.slot).copied();
+        let id = self.by_worker.get(&worker).copied();
         if let Some(id) = id.filter(|id| self.channel_of(*id, worker).is_some()) {
             self.end_channel(id, End::Closed, now);
         }
@@ -218,7 +218,7 @@ impl Shard {
     }
 
     pub(super) fn write_shutdown(&mut self, worker: WorkerId, now: Instant) {
-        let Some(&id) = self.by_slot.get(&worker.slot) else { return };
+        let Some(&id) = self.by_worker.get(&worker) else { return };
         if let Some(channel) = self.channel_of(id, worker) {
             let frame = reply::shutdown(channel.serialization);
             channel.push(frame, now);
@@ -671,8 +671,8 @@ impl Shard {
     fn end_channel(&mut self, id: ChannelId, end: End, now: Instant) {
         let Some(mut channel) = self.channels.get_mut(id).and_then(Option::take) else { return };
         let worker = channel.worker;
-        if self.by_slot.get(&worker.slot) == Some(&id) {
-            self.by_slot.remove(&worker.slot);
+        if self.by_worker.get(&worker) == Some(&id) {
+            self.by_worker.remove(&worker);
         }
         self.shared.roster.set_gone(worker);
         for server in &channel.servers {

@@ -118,7 +118,7 @@ impl World {
             by_address: chance.one_in(3),
         };
         let mailboxes = (0..count).map(|_| mailbox()).collect();
-        let shared = Shared::new(SLOTS, mailboxes, settings, None, Instant::now());
+        let shared = Shared::new(mailboxes, settings, None, Instant::now());
         let (sender, reports) = channel();
         let shard = |index| {
             let sender = sender.clone();
@@ -141,7 +141,7 @@ impl World {
             draining: false,
             posted: HashMap::new(),
             app: None,
-            pool: Arc::new(Listener::new(1, Kind::Pool, SLOTS.into())),
+            pool: Arc::new(Listener::new(1, Kind::Pool)),
             next_listener: 2,
             users: HashSet::new(),
             again: 0,
@@ -384,7 +384,7 @@ impl World {
             let open = self.app.take();
             let app = open.unwrap_or_else(|| {
                 self.next_listener += 1;
-                let app = Arc::new(Listener::new(self.next_listener, Kind::App, SLOTS.into()));
+                let app = Arc::new(Listener::new(self.next_listener, Kind::App));
                 self.listen(&app);
                 app
             });
