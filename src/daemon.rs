@@ -177,6 +177,7 @@ async fn pass_on(
                 }
                 continue;
             }
+            Report::Rested => continue,
             Report::Warning(worker, text) => {
                 if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
                     tracing::warn!(%worker, "{text}");
@@ -376,8 +377,8 @@ fn run_shard(
         tracing::debug!(shard = index, %error, "not pinned to a core");
     }
     let seed = u64::from(std::process::id()) << 16 | index as u64;
-    alarm.why = Some(match shard::run(engine, index, shared, reports, seed) {
-        Ok(()) => return alarm.disarm(),
+    alarm.why = Some(match shard::run(engine, index, shared, reports, seed, shard::Portion::default()) {
+        Ok(_) => return alarm.disarm(),
         Err(error) => error.to_string(),
     });
 }

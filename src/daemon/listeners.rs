@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::post;
 use crate::config::Address;
 use crate::ipc::message::{AddressType, QueryServer};
 use crate::ipc::reply::SockName;
 use crate::route::WorkerId;
-use crate::shard::Shared;
-use crate::shard::listener::{Kind, Listener, ListenerId};
+use crate::shard::listener::{self, Kind, Listener, ListenerId};
+use crate::shard::{self, Descriptors, Shared};
 use crate::shard::ring::{Answer, Mail};
 use crate::sys::socket::{self, TcpOptions};
 
@@ -60,20 +61,44 @@ type Key = (Option<String>, i64, AddressType, i64);
 
 struct Place {
     listener: Arc<Listener>,
+    /// What of the operator's settings it was opened for; `None`: an application's own.
+    origin: Option<String>,
     /// What its address is; `None` on a Unix socket.
     address: Option<SocketAddr>,
     path: Option<PathBuf>,
     users: HashSet<WorkerId>,
     /// Of the first TLS server that listened here.
     ticket_keys: Option<String>,
-    /// Shares of the shards' sockets on a port: the place is closed when they are told so, not when
-    /// the last shard has read its mail, since a worker may ask for it again at once.
+    /// Shares of the shards' sockets. A port is closed when they are told so, not when the last
+    /// shard has read its mail, since a worker may ask for it again at once.
     sockets: Vec<OwnedFd>,
+}
+
+/// Every place as it crosses an upgrade.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Frozen {
+    places: Vec<FrozenPlace>,
+    by_key: Vec<(Key, ListenerId)>,
+    datagram: Vec<(Key, shard::frozen::Place)>,
+    next_id: ListenerId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FrozenPlace {
+    listener: listener::Frozen,
+    origin: Option<String>,
+    address: Option<SocketAddr>,
+    path: Option<PathBuf>,
+    users: Vec<WorkerId>,
+    ticket_keys: Option<String>,
+    sockets: Vec<shard::frozen::Place>,
 }
 
 impl Place {
     fn end(&self) {
-        for socket in &self.sockets {
+        // Whoever holds a share of a Unix socket that is ended could not listen on it again; its path
+        // is free as soon as its file is gone.
+        for socket in self.sockets.iter().filter(|_| self.address.is_some()) {
             socket::end(socket.as_fd());
         }
     }
@@ -124,14 +149,14 @@ impl Listeners {
     pub fn open_pool(&mut self, address: &Address) -> Result<(), ListenError> {
         match address {
             Address::Unix(path) => {
-                let name = format!("unix:{}", path.display());
+                let name = origins(address).concat();
                 let listener = self.listener(Kind::Pool);
-                self.open_unix(listener, path).map_err(|error| ListenError::new(name, error))?;
+                self.open_unix(listener, path, Some(name.clone())).map_err(|error| ListenError::new(name, error))?;
             }
             Address::Tcp(addresses) => {
                 for address in addresses {
                     let listener = self.listener(Kind::Pool);
-                    self.open_tcp(listener, *address, false)
+                    self.open_tcp(listener, *address, false, Some(address.to_string()))
                         .map_err(|error| ListenError::new(address.to_string(), error))?;
                 }
             }
@@ -186,6 +211,99 @@ impl Listeners {
         self.places.values().for_each(Place::end);
     }
 
+    /// The places, for another process; their sockets go with them.
+    #[must_use]
+    pub fn freeze(self, descriptors: &mut Descriptors) -> Frozen {
+        let mut add = |socket| descriptors.add(socket);
+        let places = self.places.into_values().map(|place| FrozenPlace {
+            listener: place.listener.freeze(),
+            origin: place.origin,
+            address: place.address,
+            path: place.path,
+            users: place.users.into_iter().collect(),
+            ticket_keys: place.ticket_keys,
+            sockets: place.sockets.into_iter().map(&mut add).collect(),
+        });
+        let places = places.collect();
+        let datagram = self.datagram.into_iter().map(|(key, socket)| (key, add(socket)));
+        Frozen {
+            places,
+            datagram: datagram.collect(),
+            by_key: self.by_key.into_iter().collect(),
+            next_id: self.next_id,
+        }
+    }
+
+    /// Takes over the places that another process has frozen, and gives the shards their sockets.
+    ///
+    /// # Errors
+    /// A socket could not be shared: the process is out of descriptors.
+    pub fn thaw(
+        &mut self,
+        frozen: Frozen,
+        descriptors: &mut Descriptors,
+    ) -> io::Result<HashMap<ListenerId, Arc<Listener>>> {
+        let shards = self.shared.mailboxes.len();
+        let mut listeners = HashMap::new();
+        for place in frozen.places {
+            let listener = Arc::new(Listener::thaw(&place.listener));
+            let sockets = place.sockets.into_iter().filter_map(|socket| descriptors.take(socket));
+            let sockets: Vec<OwnedFd> = sockets.collect();
+            // With fewer shards than sockets one shard gets several, with fewer sockets they share:
+            // a socket that nobody accepts from would keep its share of the clients.
+            for turn in 0..sockets.len().max(shards) {
+                let Some(socket) = sockets.get(turn % sockets.len().max(1)) else { break };
+                let mail =
+                    Mail::Listen { listener: Arc::clone(&listener), socket: socket.try_clone()? };
+                post(&self.shared, turn % shards, mail);
+            }
+            listeners.insert(listener.id(), Arc::clone(&listener));
+            self.places.insert(
+                listener.id(),
+                Place {
+                    listener,
+                    origin: place.origin,
+                    address: place.address,
+                    path: place.path,
+                    users: place.users.into_iter().collect(),
+                    ticket_keys: place.ticket_keys,
+                    sockets,
+                },
+            );
+        }
+        self.by_key = frozen.by_key.into_iter().collect();
+        let datagram = frozen.datagram.into_iter();
+        self.datagram = datagram
+            .filter_map(|(key, socket)| Some((key, descriptors.take(socket)?)))
+            .collect();
+        self.next_id = frozen.next_id;
+        Ok(listeners)
+    }
+
+    /// Makes the router's own places those of `wanted`: opens what is new and closes what is no
+    /// longer asked for. The default port stays where nothing else is.
+    ///
+    /// # Errors
+    /// As [`Self::open_pool`]; what was open stays open.
+    pub fn change_pool(&mut self, wanted: &[Address]) -> Result<(), ListenError> {
+        let names: HashSet<String> = wanted.iter().flat_map(origins).collect();
+        let held: HashSet<String> =
+            self.places.values().filter_map(|place| place.origin.clone()).collect();
+        for address in wanted {
+            if origins(address).iter().any(|origin| !held.contains(origin)) {
+                self.open_pool(address)?;
+            }
+        }
+        if !wanted.is_empty() {
+            let dropped = self.places.values().filter(|place| {
+                place.origin.as_ref().is_some_and(|origin| !names.contains(origin))
+            });
+            let dropped: Vec<ListenerId> = dropped.map(|place| place.listener.id()).collect();
+            dropped.into_iter().for_each(|id| self.close(id));
+        }
+        Ok(())
+    }
+
     /// Removes the files of Unix sockets.
     pub fn clean_up(&mut self) {
         for place in self.places.values() {
@@ -229,12 +347,13 @@ impl Listeners {
                 let id = listener.id();
                 match (request.address_type, &request.address) {
                     (AddressType::Pipe, Some(path)) => {
-                        self.open_unix(listener, Path::new(path))?;
+                        self.open_unix(listener, Path::new(path), None)?;
                     }
                     _ => {
                         let port = u16::try_from(request.port).unwrap_or(0);
                         let address = SocketAddr::new(requested_ip(request)?, port);
-                        self.open_tcp(listener, address, request.flags & IPV6_ONLY != 0)?;
+                        let v6_only = request.flags & IPV6_ONLY != 0;
+                        self.open_tcp(listener, address, v6_only, None)?;
                     }
                 }
                 self.by_key.insert(key, id);
@@ -271,6 +390,7 @@ impl Listeners {
         listener: Arc<Listener>,
         address: SocketAddr,
         v6_only: bool,
+        origin: Option<String>,
     ) -> io::Result<()> {
         let shards = self.shared.mailboxes.len();
         let mut address = address;
@@ -288,16 +408,21 @@ impl Listeners {
         let options = TcpOptions { reuse_port: shards > 1, v6_only };
         let sockets: io::Result<Vec<OwnedFd>> =
             (0..shards).map(|_| socket::listen_tcp(address, options)).collect();
-        self.add(listener, Some(address), None, sockets?);
+        self.add(listener, origin, Some(address), None, sockets?);
         tracing::info!(%address, "listening");
         Ok(())
     }
 
-    fn open_unix(&mut self, listener: Arc<Listener>, path: &Path) -> io::Result<()> {
+    fn open_unix(
+        &mut self,
+        listener: Arc<Listener>,
+        path: &Path,
+        origin: Option<String>,
+    ) -> io::Result<()> {
         let socket = socket::listen_unix(path)?;
         let sockets: io::Result<Vec<OwnedFd>> =
             self.shared.mailboxes.iter().map(|_| socket.try_clone()).collect();
-        self.add(listener, None, Some(path.to_owned()), sockets?);
+        self.add(listener, origin, None, Some(path.to_owned()), sockets?);
         tracing::info!(address = format!("unix:{}", path.display()), "listening");
         Ok(())
     }
@@ -305,14 +430,13 @@ impl Listeners {
     fn add(
         &mut self,
         listener: Arc<Listener>,
+        origin: Option<String>,
         address: Option<SocketAddr>,
         path: Option<PathBuf>,
         sockets: Vec<OwnedFd>,
     ) {
-        // Without a share of its own the place closes a moment later; a Unix path is free as soon as
-        // its file is gone.
-        let tcp = sockets.iter().filter(|_| address.is_some());
-        let shares = tcp.filter_map(|socket| socket.try_clone().ok()).collect();
+        // Without a share of its own the place closes a moment later, and does not cross an upgrade.
+        let shares = sockets.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         for (shard, socket) in sockets.into_iter().enumerate() {
             let listener = Arc::clone(&listener);
             post(&self.shared, shard, Mail::Listen { listener, socket });
@@ -322,6 +446,7 @@ impl Listeners {
             id,
             Place {
                 listener,
+                origin,
                 address,
                 path,
                 users: HashSet::new(),
@@ -329,6 +454,14 @@ impl Listeners {
                 sockets: shares,
             },
         );
+    }
+}
+
+/// What [`Place::origin`] is for the places of an address.
+fn origins(address: &Address) -> Vec<String> {
+    match address {
+        Address::Unix(path) => vec![format!("unix:{}", path.display())],
+        Address::Tcp(addresses) => addresses.iter().map(SocketAddr::to_string).collect(),
     }
 }
 

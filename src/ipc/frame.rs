@@ -89,6 +89,11 @@ impl Deframer {
         self.partial.len()
     }
 
+    /// The bytes of an unfinished frame; fed to a new deframer they make it go on from here.
+    pub fn into_partial(self) -> Bytes {
+        self.partial.into()
+    }
+
     fn feed_advanced(
         &mut self,
         mut chunk: &[u8],

@@ -5,6 +5,8 @@
 //! else it carries; only then may it be the application's. It refuses to fail: what it cannot understand
 //! is [`Message::Other`], and the worker that sent it goes on.
 
+use serde::{Deserialize, Serialize};
+
 use super::Serialization;
 use super::frame::LENGTH_PREFIX;
 pub use super::packet::{Packet, PacketKind, Uid};
@@ -80,7 +82,7 @@ pub enum Message {
 }
 
 /// A worker's wish to listen.
-#[derive(Debug, PartialEq, Eq, Clone)]
+#[derive(Debug, PartialEq, Eq, Clone, Serialize, Deserialize)]
 pub struct QueryServer {
     /// What the answer must acknowledge.
     pub seq: i64,
@@ -117,7 +119,7 @@ pub struct Listening {
 }
 
 /// The kind of address a worker wants to listen on.
-#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy, Serialize, Deserialize)]
 pub enum AddressType {
     /// TCP over IPv4.
     V4,

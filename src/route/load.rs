@@ -13,6 +13,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How long a hand-off counts as load in the hope that it becomes a session.
 pub const HOPE: Duration = Duration::from_secs(2);
 /// How long a fresh worker gets less than its share; its code is cold and its caches are empty.
@@ -33,6 +35,17 @@ pub struct LoadReport {
     pub opened: u32,
     /// Sessions closed since the last report.
     pub closed: u32,
+}
+
+/// A load as it crosses an upgrade.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Frozen {
+    sessions: u32,
+    pub(super) hopes: u32,
+    utilisation: u32,
+    delay_ms: u32,
+    delay_at: u64,
+    ready_since: u64,
 }
 
 /// The number of a hope: see [`Load::hope`].
@@ -62,6 +75,29 @@ impl Load {
         self.delay_ms.store(0, Ordering::Relaxed);
         self.unread_since.store(0, Ordering::Relaxed);
         self.ready_since.store(0, Ordering::Relaxed);
+    }
+
+    /// The load of the worker of this generation, for another process.
+    pub(super) fn freeze(&self, generation: u32) -> Frozen {
+        let hopes = u32::try_from(self.hopes()).unwrap_or(u32::MAX);
+        Frozen {
+            sessions: self.count(generation).saturating_sub(hopes),
+            hopes,
+            utilisation: self.utilisation.load(Ordering::Relaxed),
+            delay_ms: self.delay_ms.load(Ordering::Relaxed),
+            delay_at: self.delay_at.load(Ordering::Relaxed),
+            ready_since: self.ready_since.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes over what another process has frozen; its hopes begin anew, by the caller.
+    pub(super) fn thaw(&self, generation: u32, frozen: &Frozen) {
+        self.begin(generation);
+        self.opened(generation, frozen.sessions);
+        self.utilisation.store(frozen.utilisation, Ordering::Relaxed);
+        self.delay_ms.store(frozen.delay_ms, Ordering::Relaxed);
+        self.delay_at.store(frozen.delay_at, Ordering::Relaxed);
+        self.ready_since.store(frozen.ready_since, Ordering::Relaxed);
     }
 
     /// Whether the counts are of this generation.

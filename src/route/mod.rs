@@ -21,7 +21,9 @@ pub const MAX_SEATS: usize = MAX_SLOTS * 2;
 ///
 /// A draining worker and its successor share a slot and differ in generation, so a
 /// `WorkerId` never names two processes in one run of the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct WorkerId {
     /// 0-based; also what the worker sees as `NODE_APP_INSTANCE`.
     pub slot: u16,

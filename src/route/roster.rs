@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
+use serde::{Deserialize, Serialize};
 
-use super::load::{Load, LoadReport, Ticket};
+use super::load::{self, Load, LoadReport, Ticket};
 use super::self_routing::Named;
 use super::{MAX_SEATS, WorkerId};
 
@@ -67,6 +68,15 @@ pub struct Hope {
     ticket: Ticket,
 }
 
+/// One worker as it crosses an upgrade.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Frozen {
+    worker: WorkerId,
+    standing: u64,
+    lane: u64,
+    load: load::Frozen,
+}
+
 /// All seats of one pool of workers.
 #[derive(Debug)]
 pub struct Roster {
@@ -86,6 +96,36 @@ impl Roster {
             end: CachePadded::default(),
             turn: CachePadded::default(),
         }
+    }
+
+    /// The workers there are, for another process.
+    #[must_use]
+    pub fn freeze(&self) -> Vec<Frozen> {
+        let seats = 0..self.end.load(Ordering::Acquire);
+        let workers = seats.filter_map(|seat| self.at(seat));
+        let frozen = workers.map(|(worker, standing)| Frozen {
+            worker,
+            standing: standing.bits(),
+            lane: self.lane_bits(worker),
+            load: self.of(worker).map(|load| load.freeze(worker.generation)).unwrap_or_default(),
+        });
+        frozen.collect()
+    }
+
+    /// Takes over the workers that another process has frozen. Gives, of each, the last of its
+    /// hopes, which have all begun anew.
+    #[must_use]
+    pub fn thaw(&self, frozen: &[Frozen]) -> Vec<Hope> {
+        let mut hopes = Vec::new();
+        for Frozen { worker, standing, lane, load } in frozen {
+            self.set(*worker, Standing::of(*standing));
+            self.change_lane(*worker, |_| *lane & (HAS_LANE | FULL));
+            if let Some(mine) = self.of(*worker) {
+                mine.thaw(worker.generation, load);
+            }
+            hopes.extend((0..load.hopes).map(|_| self.hope(*worker)).last());
+        }
+        hopes
     }
 
     /// Number of slots up to the last that was ever filled.

@@ -177,6 +177,13 @@ impl SessionTable {
         }
     }
 
+    /// Every session and its worker, a partition at a time.
+    pub fn each(&self, mut see: impl FnMut(&[u8], WorkerId)) {
+        for partition in &self.partitions {
+            lock(partition).iter().for_each(|(sid, worker)| see(sid.as_bytes(), *worker));
+        }
+    }
+
     /// How many turns make a whole [`Self::sweep`].
     #[must_use]
     pub const fn sweep_turns() -> usize {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::ConnectionId;
+use super::{ConnectionId, frozen};
 use super::handoff::HandOffs;
 use super::listener::{Listener, ListenerId};
 use super::relay::Adapters;
@@ -111,7 +112,7 @@ pub struct Channel {
 }
 
 /// First times that matter to the supervisor.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "five independent first times")]
 pub struct Told {
     /// The process runs.
@@ -163,6 +164,82 @@ impl Channel {
             next_key: 0,
             next_carried: 0,
         }
+    }
+
+    /// The channel as it crosses an upgrade, and its hand-offs, whose names the caller knows. What
+    /// is being written must have ended.
+    pub(super) fn freeze(self) -> (frozen::Channel, HandOffs<ConnectionId>) {
+        let server = |server: Server| frozen::Server {
+            key: server.key,
+            number: server.number,
+            listener: server.listener.map(|listener| listener.id()),
+            listening: server.listening,
+            index: server.index,
+            address_type: server.address_type,
+            address: server.address,
+            ports: server.ports,
+        };
+        let mut adapters = self.adapters;
+        let frozen = frozen::Channel {
+            worker: self.worker,
+            serialization: self.serialization,
+            whole_headers: self.whole_headers,
+            partial: self.deframer.into_partial(),
+            adapters: adapters.drain().collect(),
+            servers: self.servers.into_iter().map(server).collect(),
+            closed: self.closed.into(),
+            asked: self.asked,
+            told: self.told,
+            queue: self.queue.into(),
+            offset: self.offset,
+            next_sequence: self.next_sequence,
+            next_key: self.next_key,
+            next_carried: self.next_carried,
+            socket: frozen::Place::MAX,
+            handoffs: HandOffs::new(),
+            waiting: Vec::new(),
+            arrived: Vec::new(),
+        };
+        (frozen, self.handoffs)
+    }
+
+    /// The channel that an earlier process has frozen, without its sockets.
+    pub(super) fn thaw(
+        frozen: frozen::Channel,
+        listener: impl Fn(ListenerId) -> Option<Arc<Listener>>,
+        out_queue: usize,
+        now: Instant,
+    ) -> Self {
+        let frozen::Channel { worker, serialization, whole_headers, .. } = frozen;
+        let mut channel = Self::new(worker, serialization, whole_headers, out_queue, now);
+        let mut whole = 0_usize;
+        let fed = channel.deframer.feed(&frozen.partial, &mut |_| whole += 1);
+        debug_assert!(fed.is_ok() && whole == 0, "less than a frame, and it was read before");
+        for (uid, nsp) in frozen.adapters {
+            channel.adapters.learn(uid, &nsp);
+        }
+        let servers = frozen.servers.into_iter().map(|server| Server {
+            key: server.key,
+            number: server.number,
+            listener: server.listener.and_then(&listener),
+            listening: server.listening,
+            index: server.index,
+            address_type: server.address_type,
+            address: server.address,
+            ports: server.ports,
+        });
+        channel.servers = servers.collect();
+        channel.closed = frozen.closed.into();
+        channel.asked = frozen.asked;
+        channel.told = frozen.told;
+        for frame in frozen.queue {
+            channel.push(frame, now);
+        }
+        channel.offset = frozen.offset;
+        channel.next_sequence = frozen.next_sequence;
+        channel.next_key = frozen.next_key;
+        channel.next_carried = frozen.next_carried;
+        channel
     }
 
     /// The next sequence number of the cluster messages we send.

@@ -65,6 +65,25 @@ impl Shard {
         self.expect_request(id, now);
     }
 
+    /// As [`Self::expect_head`], for a client whose time began to run before an upgrade.
+    pub(super) fn expect_head_until(&mut self, id: ConnectionId, at: Instant, now: Instant) {
+        self.await_head_until(at, id, self.connections[id].serial);
+        self.expect_request(id, now);
+    }
+
+    /// The same, for one whose PROXY header is not known yet.
+    pub(super) fn expect_proxy_until(&mut self, id: ConnectionId, at: Instant) {
+        self.await_head_until(at, id, self.connections[id].serial);
+        self.expect_proxy(id);
+    }
+
+    /// A client that was refused before an upgrade gets the rest of its time.
+    pub(super) fn linger_on(&mut self, id: ConnectionId, now: Instant) {
+        self.connections[id].state = State::Lingering;
+        self.actions.push(Action::Linger(id));
+        self.refused(id, now);
+    }
+
     fn set_head_deadline(&mut self, id: ConnectionId, now: Instant) {
         let serial = self.connections[id].serial;
         self.await_head_until(now + self.shared.settings.head_timeout, id, serial);

@@ -57,6 +57,8 @@ pub enum State {
         /// Bytes peeked last time.
         seen: usize,
     },
+    /// The message that explains it: a worker has sent it.
+    Arrived,
     /// The worker's acknowledgement (or room on its channel before that).
     HandingOff(ChannelId),
     /// That the kernel has taken it for the worker's lane (or room on that before).

@@ -119,6 +119,8 @@ pub enum Action {
         /// A whole HTTP response.
         response: &'static [u8],
     },
+    /// Wait for the client's end: it has been refused. Answer with [`Shard::lingered`].
+    Linger(ConnectionId),
     /// Take the socket out and post it to another shard.
     Transfer {
         /// The connection.
@@ -141,6 +143,8 @@ pub enum Action {
     Accept(bool),
     /// Close all listeners.
     StopAccepting,
+    /// Come to rest: end the thread with everything in hand.
+    Rest,
     /// End the thread.
     Exit,
 }
@@ -368,6 +372,7 @@ impl Shard {
             // Being woken is enough: the end of the turn looks whether to read again.
             Mail::FlowResumes => {}
             Mail::StopAccepting => self.stop_accepting(),
+            Mail::Rest => self.actions.push(Action::Rest),
             Mail::Exit => self.actions.push(Action::Exit),
         }
     }
@@ -415,7 +420,12 @@ impl Shard {
     }
 
     pub(super) fn await_head_until(&mut self, at: Instant, connection: ConnectionId, serial: u32) {
-        self.heads.push_back((at, connection, serial));
+        if self.heads.back().is_none_or(|(last, ..)| *last <= at) {
+            return self.heads.push_back((at, connection, serial));
+        }
+        // Those of before an upgrade come in any order.
+        let place = self.heads.partition_point(|(other, ..)| *other <= at);
+        self.heads.insert(place, (at, connection, serial));
     }
 
     /// The connection if its entry is still the one meant.
@@ -508,8 +518,9 @@ impl Shard {
         }
     }
 
-    fn flush_outbox(&mut self, now: Instant) {
-        let mut left = false;
+    /// Posts what did not fit before. `true`: some of it has gone.
+    pub(super) fn flush_outbox(&mut self, now: Instant) -> bool {
+        let (mut left, mut gone) = (false, false);
         for shard in 0..self.outbox.len() {
             while let Some(mail) = self.outbox[shard].pop_front() {
                 self.to_tell[shard] = true;
@@ -518,12 +529,22 @@ impl Shard {
                     left = true;
                     break;
                 }
+                gone = true;
             }
         }
         if left && !self.outbox_timer {
             self.outbox_timer = true;
             self.set_timer(now + OUTBOX_RETRY, Timer::Outbox);
         }
+        gone
+    }
+
+    /// Until when each client may take for its head.
+    pub(super) fn head_deadlines(&self) -> HashMap<ConnectionId, Instant> {
+        let current = self.heads.iter().filter(|(_, id, serial)| {
+            self.connections.get(*id).is_some_and(|connection| connection.serial == *serial)
+        });
+        current.map(|(at, id, _)| (*id, *at)).collect()
     }
 
     /// Workers are not read while a queue anywhere is over its bound or mail waits for a ring:

@@ -11,11 +11,13 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes Node reads from its channel at once.
 pub const READ_SIZE: u64 = 64 << 10;
 
 /// How a socket reaches the application inside the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
     /// As `sticky:connection`. Once acknowledged, the worker has it.
     Sticky,
@@ -25,7 +27,7 @@ pub enum Delivery {
     Grant,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct InFlight<C> {
     connection: C,
     delivery: Delivery,
@@ -34,7 +36,7 @@ struct InFlight<C> {
 }
 
 /// What is on its way to one worker. `C` names a connection.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct HandOffs<C> {
     written: u64,
     acked: u64,
@@ -108,6 +110,34 @@ impl<C: Copy + PartialEq> HandOffs<C> {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Those written and not yet the worker's.
+    pub fn names(&self) -> impl Iterator<Item = C> {
+        let unaccepted = self.unaccepted.iter().map(|(_, connection)| *connection);
+        unaccepted.chain(self.in_flight.iter().map(|handoff| handoff.connection))
+    }
+
+    /// The same hand-offs under other names. One without a name would leave the acknowledgements
+    /// one short, so there must be none: it is a defect, and told as one in debug builds.
+    #[must_use]
+    pub fn renamed<D>(self, name: impl Fn(C) -> Option<D>) -> HandOffs<D> {
+        let named = |connection| {
+            let name = name(connection);
+            debug_assert!(name.is_some(), "a hand-off of nobody's");
+            name
+        };
+        let in_flight = self.in_flight.into_iter().filter_map(|InFlight { connection, delivery, end }| {
+            Some(InFlight { connection: named(connection)?, delivery, end })
+        });
+        let unaccepted = self.unaccepted.into_iter();
+        let unaccepted = unaccepted.filter_map(|(number, of)| Some((number, named(of)?)));
+        HandOffs {
+            written: self.written,
+            acked: self.acked,
+            in_flight: in_flight.collect(),
+            unaccepted: unaccepted.collect(),
+        }
     }
 
     /// The worker is gone: everything it had not taken, oldest first.

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ipc::message::Speaks;
 use crate::route::{MAX_SEATS, WorkerId};
 
@@ -13,7 +15,7 @@ use crate::route::{MAX_SEATS, WorkerId};
 pub type ListenerId = u32;
 
 /// Whose the listener is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The router's own: HTTP, all ready workers.
     Pool,
@@ -34,6 +36,15 @@ pub struct Listener {
     speaks: AtomicU8,
 }
 
+/// A listener as it crosses an upgrade.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Frozen {
+    id: ListenerId,
+    kind: Kind,
+    serving: Vec<(usize, u64)>,
+    speaks: u8,
+}
+
 /// How long a worker that had no room is left alone, in milliseconds.
 const REFUSED_WAIT: u64 = 100;
 
@@ -48,6 +59,27 @@ impl Listener {
         let serving = (0..MAX_SEATS).map(|_| AtomicU64::new(0)).collect();
         let refused = (0..MAX_SEATS).map(|_| AtomicU64::new(0)).collect();
         Self { id, kind, serving, refused, speaks: AtomicU8::new(HTTP) }
+    }
+
+    /// Who serves here, for another process: see [`Self::thaw`].
+    #[must_use]
+    pub fn freeze(&self) -> Frozen {
+        let words = self.serving.iter().map(|serving| serving.load(Ordering::Acquire));
+        let serving = words.enumerate().filter(|(_, word)| *word != 0).collect();
+        Frozen { id: self.id, kind: self.kind, serving, speaks: self.speaks.load(Ordering::Relaxed) }
+    }
+
+    /// The listener that an earlier process has frozen.
+    #[must_use]
+    pub fn thaw(frozen: &Frozen) -> Self {
+        let listener = Self::new(frozen.id, frozen.kind);
+        for (seat, word) in &frozen.serving {
+            if let Some(serving) = listener.serving.get(*seat) {
+                serving.store(*word, Ordering::Relaxed);
+            }
+        }
+        listener.speaks.store(frozen.speaks, Ordering::Relaxed);
+        listener
     }
 
     /// Its name.

@@ -16,6 +16,7 @@
 //! | `connection`, `channel`, `lane`, `handoff`, `hopes`, `relay`, `listener`, `ring` | the parts |
 //! | `uring`, `portable` | the two engines: they own the descriptors and carry the actions out |
 //! | `engine` | what the two have in common |
+//! | `rest`, `frozen` | a shard that nobody drives, and what of it crosses an upgrade |
 //!
 //! The core never blocks and makes no system call; the engines decide nothing.
 
@@ -24,6 +25,7 @@ mod clients;
 pub mod connection;
 pub mod core;
 mod engine;
+pub mod frozen;
 pub mod handoff;
 pub mod hopes;
 pub mod lane;
@@ -31,6 +33,7 @@ mod lanes;
 pub mod listener;
 pub mod portable;
 pub mod relay;
+pub mod rest;
 pub mod ring;
 #[cfg(test)]
 mod simulation;
@@ -52,6 +55,8 @@ use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Roster;
 use crate::route::session_table::SessionTable;
+pub use frozen::{Descriptors, Frozen, Portion, freeze};
+pub use rest::Resting;
 use ring::Mailbox;
 
 /// Index of a connection in its shard's tables; the engine gives it out.
@@ -183,6 +188,8 @@ pub enum Report {
     Listen(WorkerId, QueryServer),
     /// A server of its listens.
     Listening(WorkerId),
+    /// The shard has come to rest: nothing more is reported by it.
+    Rested,
     /// It closed its server on this listener.
     ServerClosed(WorkerId, listener::ListenerId),
     /// Its preload is there, and sockets go by the lane, or not.
@@ -232,7 +239,8 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Runs shard `index` on the calling thread until it is told to exit.
+/// Runs shard `index` on the calling thread, from what it has to thaw, until it is told to exit or
+/// to rest: then what it had in hand is given back.
 ///
 /// # Errors
 /// The engine could not be set up, or the kernel failed it in a way that leaves its state unknown.
@@ -242,10 +250,15 @@ pub fn run(
     shared: Arc<Shared>,
     reports: Reports,
     seed: u64,
-) -> std::io::Result<()> {
+    portion: Portion,
+) -> std::io::Result<Option<Resting>> {
     let shard = core::Shard::new(index, shared, reports, seed);
-    match engine {
-        Engine::Uring => uring::run(shard),
-        Engine::Portable => portable::run(shard),
+    let rested = match engine {
+        Engine::Uring => uring::run(shard, portion),
+        Engine::Portable => portable::run(shard, portion),
+    }?;
+    if let Some(resting) = &rested {
+        resting.shard.report(Report::Rested);
     }
+    Ok(rested)
 }

@@ -10,7 +10,6 @@
 //! connection.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
@@ -19,7 +18,6 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use ahash::RandomState;
 use bytes::Bytes;
 use monoio::time::TimeDriver;
 use monoio::{LegacyDriver, RuntimeBuilder};
@@ -27,7 +25,9 @@ use slab::Slab;
 
 use super::core::{Action, Shard};
 use super::engine::{Keeper, clock, read_back};
+use super::frozen::{Portion, thaw};
 use super::listener::ListenerId;
+use super::rest::Resting;
 use super::ring::Mail;
 use super::{ChannelId, ConnectionId, LaneId};
 use crate::sys::scm;
@@ -52,6 +52,14 @@ impl Socket {
         match self {
             Self::Plain(socket) => socket.as_fd(),
             Self::Watched(socket) => socket.as_fd(),
+        }
+    }
+
+    /// The descriptor, for somebody else. What monoio watches gives a share: its own goes with it.
+    fn into_owned(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Plain(socket) => Ok(socket),
+            Self::Watched(socket) => socket.as_fd().try_clone_to_owned(),
         }
     }
 }
@@ -113,7 +121,9 @@ struct Lane {
     room: Option<Rc<Interrupt>>,
 }
 
+/// One of a listener's sockets: there are several after an upgrade to fewer threads.
 struct Acceptor {
+    listener: ListenerId,
     socket: Rc<Watched>,
     /// The task that accepts on it.
     task: Option<Rc<Interrupt>>,
@@ -124,22 +134,24 @@ struct Engine {
     clients: Slab<Client>,
     workers: Slab<Worker>,
     lanes: Slab<Lane>,
-    acceptors: HashMap<ListenerId, Acceptor, RandomState>,
+    acceptors: Slab<Acceptor>,
     accepting: bool,
     buffer: Box<[u8]>,
     /// When the main task will look at the timers.
     armed: Option<Instant>,
     exit: bool,
+    /// Nothing is waited for any more: the shard rests.
+    resting: bool,
     me: std::rc::Weak<RefCell<Self>>,
 }
 
 type Shared = Rc<RefCell<Engine>>;
 
-/// Runs a shard until it is told to exit.
+/// Runs a shard until it is told to exit, or to rest.
 ///
 /// # Errors
 /// epoll cannot be set up or fails.
-pub fn run(shard: Shard) -> io::Result<()> {
+pub fn run(shard: Shard, portion: Portion) -> io::Result<Option<Resting>> {
     let mut runtime = RuntimeBuilder::<TimeDriver<LegacyDriver>>::new().build()?;
     runtime.block_on(async {
         let shared = Arc::clone(shard.shared());
@@ -151,15 +163,24 @@ pub fn run(shard: Shard) -> io::Result<()> {
                 clients: Slab::new(),
                 workers: Slab::new(),
                 lanes: Slab::new(),
-                acceptors: HashMap::default(),
+                acceptors: Slab::new(),
                 accepting: true,
                 buffer: vec![0; READ.max(PEEK)].into_boxed_slice(),
                 armed: None,
                 exit: false,
+                resting: false,
                 me: std::rc::Weak::clone(me),
             })
         });
-        serve(&engine, &wake).await
+        {
+            let mut engine = engine.borrow_mut();
+            let now = clock();
+            thaw(&mut *engine, portion, now);
+            engine.end_turn(now);
+        }
+        serve(&engine, &wake).await?;
+        let rests = engine.borrow().resting;
+        if rests { rest(engine).await } else { Ok(None) }
     })
 }
 
@@ -184,13 +205,48 @@ async fn serve(engine: &Shared, wake: &Watched) -> io::Result<()> {
         engine.read_mail(now);
         engine.shard.tick(now);
         engine.end_turn(now);
-        if engine.exit {
+        if engine.exit || engine.resting {
             return Ok(());
         }
     }
 }
 
-/// Accepts on one listener until interrupted.
+/// Ends every wait, and gives the shard and its descriptors away.
+async fn rest(engine: Shared) -> io::Result<Option<Resting>> {
+    engine.borrow_mut().interrupt_all();
+    // An interrupted task lets go of the engine when it runs next.
+    let mut engine = engine;
+    let engine = loop {
+        match Rc::try_unwrap(engine) {
+            Ok(engine) => break engine.into_inner(),
+            Err(shared) => engine = shared,
+        }
+        let mut yielded = false;
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    };
+    let mut resting = Resting::new(engine.shard);
+    for (id, client) in engine.clients {
+        let Some(socket) = client.socket else { continue };
+        if client.low_water {
+            socket::set_low_water(socket.as_fd(), 1)?;
+        }
+        resting.keep_client_as(id, socket.into_owned()?);
+    }
+    for (id, worker) in engine.workers {
+        resting.keep_channel_as(id, worker.socket.as_fd().try_clone_to_owned()?);
+    }
+    for (id, lane) in engine.lanes {
+        let ours = lane.ours.as_fd().try_clone_to_owned()?;
+        resting.keep_lane_as(id, ours, lane.theirs.as_fd().try_clone_to_owned()?);
+    }
+    Ok(Some(resting))
+}
+
+/// Accepts on one socket of a listener until interrupted.
 async fn accept_on(
     engine: Shared,
     listener: ListenerId,
@@ -323,6 +379,14 @@ impl Engine {
 
     fn carry_out(&mut self, action: Action, now: Instant) {
         match action {
+            // Who thaws the shard begins these anew.
+            Action::Peek(_)
+            | Action::PeekBeyond { .. }
+            | Action::AwaitRoom(_)
+            | Action::AwaitLaneRoom(_)
+            | Action::Read { .. }
+            | Action::Accept(_)
+                if self.resting => {}
             Action::Peek(id) => self.peek(id),
             Action::PeekBeyond { connection, beyond } => {
                 if let Some((client, socket)) = self.socket(connection) {
@@ -398,9 +462,10 @@ impl Engine {
                 }
             }
             Action::AcceptSilent(listener) => {
-                let Some(acceptor) = self.acceptors.get(&listener) else { return };
-                if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
-                    tracing::debug!(%error, "silent clients are accepted late");
+                for (_, acceptor) in self.acceptors.iter().filter(|(_, a)| a.listener == listener) {
+                    if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
+                        tracing::debug!(%error, "silent clients are accepted late");
+                    }
                 }
             }
             Action::Read { channel, on } => self.set_reading(channel, on),
@@ -426,6 +491,11 @@ impl Engine {
                     }
                 }
             }
+            Action::Linger(id) => {
+                let Some(client) = self.clients.get_mut(id) else { return };
+                client.refused = true;
+                self.linger(id);
+            }
             Action::Transfer { connection, shard, transit } => {
                 if let Some(socket) = self.take_socket(connection) {
                     self.shard.post(shard, Mail::Connection { socket, transit });
@@ -433,52 +503,57 @@ impl Engine {
             }
             Action::Listen { listener, socket } => match Watched::new(socket) {
                 Ok(socket) => {
-                    let acceptor = Acceptor { socket: Rc::new(socket), task: None };
-                    self.acceptors.insert(listener, acceptor);
-                    self.start_accepting(listener);
+                    let acceptor = Acceptor { listener, socket: Rc::new(socket), task: None };
+                    let index = self.acceptors.insert(acceptor);
+                    self.start_accepting(index);
                 }
                 Err(error) => tracing::error!(%error, "epoll does not take a listener"),
             },
-            Action::Unlisten(listener) => self.close_listener(listener),
+            Action::Unlisten(listener) => self.close_acceptors(|other| other == listener),
             Action::Accept(on) => {
                 self.accepting = on;
                 if !on {
                     return self.pause_accepting();
                 }
-                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
-                for listener in listeners {
-                    self.start_accepting(listener);
+                let all: Vec<usize> = self.acceptors.iter().map(|(index, _)| index).collect();
+                for index in all {
+                    self.start_accepting(index);
                 }
             }
-            Action::StopAccepting => {
-                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
-                for listener in listeners {
-                    self.close_listener(listener);
-                }
-            }
+            Action::StopAccepting => self.close_acceptors(|_| true),
+            Action::Rest => self.resting = true,
             Action::Exit => self.exit = true,
         }
     }
 
     // Accepting.
 
-    fn start_accepting(&mut self, listener: ListenerId) {
+    fn start_accepting(&mut self, index: usize) {
         let Some(me) = self.me.upgrade() else { return };
-        let Some(acceptor) = self.acceptors.get_mut(&listener) else { return };
+        let Some(acceptor) = self.acceptors.get_mut(index) else { return };
         if self.accepting && acceptor.task.is_none() {
             let interrupt = Rc::<Interrupt>::default();
             acceptor.task = Some(Rc::clone(&interrupt));
             let socket = Rc::clone(&acceptor.socket);
-            monoio::spawn(accept_on(me, listener, socket, interrupt));
+            monoio::spawn(accept_on(me, acceptor.listener, socket, interrupt));
         }
     }
 
     fn pause_accepting(&mut self) {
-        for acceptor in self.acceptors.values_mut() {
+        for (_, acceptor) in &mut self.acceptors {
             if let Some(task) = acceptor.task.take() {
                 task.fire();
             }
         }
+    }
+
+    fn interrupt_all(&mut self) {
+        self.pause_accepting();
+        let waits = self.clients.iter().filter_map(|(_, client)| client.awaited.as_ref());
+        let workers = self.workers.iter();
+        let reads = workers.flat_map(|(_, worker)| worker.reader.iter().chain(&worker.room));
+        let rooms = self.lanes.iter().filter_map(|(_, lane)| lane.room.as_ref());
+        waits.chain(reads).chain(rooms).for_each(|task| task.fire());
     }
 
     fn accept_batch(&mut self, listener: ListenerId, socket: BorrowedFd<'_>) {
@@ -502,10 +577,14 @@ impl Engine {
         self.end_turn(now);
     }
 
-    fn close_listener(&mut self, listener: ListenerId) {
-        if let Some(task) = self.acceptors.remove(&listener).and_then(|acceptor| acceptor.task) {
-            task.fire();
-        }
+    fn close_acceptors(&mut self, wanted: impl Fn(ListenerId) -> bool) {
+        self.acceptors.retain(|_, acceptor| {
+            let closes = wanted(acceptor.listener);
+            if let Some(task) = acceptor.task.as_ref().filter(|_| closes) {
+                task.fire();
+            }
+            !closes
+        });
     }
 
     // Clients.
@@ -530,6 +609,9 @@ impl Engine {
     }
 
     fn await_client(&mut self, id: ConnectionId) {
+        if self.resting {
+            return;
+        }
         let Some(me) = self.me.upgrade() else { return };
         let Some(client) = self.clients.get_mut(id).filter(|client| client.awaited.is_none())
         else {
@@ -570,10 +652,7 @@ impl Engine {
         if let Some(task) = client.awaited {
             task.fire();
         }
-        match client.socket? {
-            Socket::Plain(socket) => Some(socket),
-            Socket::Watched(socket) => socket.as_fd().try_clone_to_owned().ok(),
-        }
+        client.socket?.into_owned().ok()
     }
 
     fn reset_low_water(&mut self, id: ConnectionId) {

@@ -54,6 +54,11 @@ impl Owners {
         self.owners.get(uid).copied()
     }
 
+    /// All that are known.
+    pub fn iter(&self) -> impl Iterator<Item = (Uid, WorkerId)> {
+        self.owners.iter().map(|(uid, worker)| (*uid, *worker))
+    }
+
     /// `uid` is `worker`'s.
     pub fn learn(&mut self, uid: Uid, worker: WorkerId) {
         self.owners.insert(uid, worker);

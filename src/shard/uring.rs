@@ -5,19 +5,19 @@
 //! kernel still has an operation on it is safe: the operation is cancelled and the last share
 //! closes. An id goes back to its table only when no completion can name it any more.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ahash::RandomState;
 use bytes::Bytes;
 use slab::Slab;
 
 use super::core::{Action, Shard};
 use super::engine::{Keeper, clock, read_back};
+use super::frozen::{Portion, thaw};
 use super::listener::ListenerId;
+use super::rest::Resting;
 use super::ring::Mail;
 use super::{ChannelId, ConnectionId, LaneId};
 use crate::sys::socket::{self, Lingering};
@@ -27,13 +27,15 @@ use crate::sys::uring::{Done, OpId, Outcome, Received, Ring};
 const SMALL_PEEK: usize = 2 << 10;
 /// Bytes of a later look: longer than the longest request line.
 const LARGE_PEEK: usize = 16 << 10;
+/// How long to wait for an operation's end before all are cancelled once more.
+const REST_TURN: Duration = Duration::from_millis(10);
 /// Small buffers kept for the next connections.
 const SPARE_BUFFERS: usize = 1024;
 
 /// What a completion is about.
 #[derive(Clone, Copy, Debug)]
 enum Token {
-    Accept(ListenerId),
+    Accept(usize),
     Peek(ConnectionId),
     More(ConnectionId),
     Linger(ConnectionId),
@@ -80,9 +82,13 @@ struct Lane {
     closing: bool,
 }
 
+/// One of a listener's sockets: there are several after an upgrade to fewer threads.
 struct Acceptor {
+    listener: ListenerId,
     socket: Rc<OwnedFd>,
     op: Option<OpId>,
+    /// It goes when the last completion has come.
+    closing: bool,
 }
 
 struct Engine {
@@ -91,18 +97,20 @@ struct Engine {
     clients: Slab<Client>,
     workers: Slab<Worker>,
     lanes: Slab<Lane>,
-    acceptors: HashMap<ListenerId, Acceptor, RandomState>,
+    acceptors: Slab<Acceptor>,
     accepting: bool,
     spare: Vec<Box<[u8]>>,
     wake: Rc<OwnedFd>,
     exit: bool,
+    /// Nothing new is begun: what is in flight ends, and the shard rests.
+    resting: bool,
 }
 
-/// Runs a shard until it is told to exit.
+/// Runs a shard until it is told to exit, or to rest.
 ///
 /// # Errors
 /// The ring cannot be set up, or the kernel fails it.
-pub fn run(shard: Shard) -> io::Result<()> {
+pub fn run(shard: Shard, portion: Portion) -> io::Result<Option<Resting>> {
     let wake = shard.shared().mailboxes[shard.index()].wake().as_fd().try_clone_to_owned()?;
     let mut engine = Engine {
         shard,
@@ -110,14 +118,17 @@ pub fn run(shard: Shard) -> io::Result<()> {
         clients: Slab::new(),
         workers: Slab::new(),
         lanes: Slab::new(),
-        acceptors: HashMap::default(),
+        acceptors: Slab::new(),
         accepting: true,
         spare: Vec::new(),
         wake: Rc::new(wake),
         exit: false,
+        resting: false,
     };
+    thaw(&mut engine, portion, clock());
     engine.await_wake();
-    engine.drive()
+    engine.drive()?;
+    if engine.resting { engine.rest().map(Some) } else { Ok(None) }
 }
 
 impl Keeper for Engine {
@@ -157,7 +168,8 @@ impl Engine {
     fn drive(&mut self) -> io::Result<()> {
         let mut done = Vec::new();
         let mut actions = Vec::new();
-        while !self.exit {
+        self.act(&mut actions, clock());
+        while !self.exit && !self.resting {
             let now = clock();
             let timeout = self.shard.next_deadline().map(|at| at.saturating_duration_since(now));
             self.ring.wait(timeout, &mut done)?;
@@ -187,14 +199,14 @@ impl Engine {
 
     fn finished(&mut self, done: Done<Token>, now: Instant) {
         match (done.tag, done.outcome) {
-            (Token::Accept(listener), Outcome::Accepted { socket, armed }) => {
-                self.accepted(listener, socket, armed, now);
+            (Token::Accept(index), Outcome::Accepted { socket, armed }) => {
+                self.accepted(index, socket, armed, now);
             }
             (Token::Peek(id), Outcome::Peeked { result, buffer }) => {
                 self.peeked(id, result, buffer, now);
             }
             (Token::More(id), _) => {
-                if self.client_op_ended(id) {
+                if self.client_op_ended(id) && !self.resting {
                     self.peek(id);
                 }
             }
@@ -202,11 +214,13 @@ impl Engine {
             (Token::Linger(id), _) => _ = self.client_op_ended(id),
             (Token::Hand { channel, connection, length }, Outcome::Handed(result)) => {
                 if self.worker_op_ended(channel) {
+                    let result = self.uncancelled(result);
                     self.shard.handed(channel, connection, length, result, now);
                 }
             }
             (Token::Write(channel), Outcome::Sent { result, .. }) => {
                 if self.worker_op_ended(channel) {
+                    let result = self.uncancelled(result);
                     self.shard.wrote(channel, result, now);
                 }
             }
@@ -221,6 +235,7 @@ impl Engine {
             }
             (Token::Lane { lane, connection }, Outcome::Handed(result)) => {
                 self.lane_op_ended(lane);
+                let result = self.uncancelled(result);
                 self.shard.sent_on_lane(connection, result, now);
             }
             (Token::LaneRoom(lane), _) => {
@@ -230,7 +245,9 @@ impl Engine {
             }
             (Token::Wake, _) => {
                 self.read_mail(now);
-                self.await_wake();
+                if !self.resting {
+                    self.await_wake();
+                }
             }
             (token, outcome) => debug_assert!(false, "{outcome:?} for {token:?}"),
         }
@@ -238,6 +255,14 @@ impl Engine {
 
     fn carry_out(&mut self, action: Action, now: Instant) {
         match action {
+            // Who thaws the shard begins these anew.
+            Action::Peek(_)
+            | Action::PeekBeyond { .. }
+            | Action::AwaitRoom(_)
+            | Action::AwaitLaneRoom(_)
+            | Action::Read { .. }
+            | Action::Accept(_)
+                if self.resting => {}
             Action::Peek(id) => self.peek(id),
             Action::PeekBeyond { connection, beyond } => self.peek_beyond(connection, beyond),
             Action::HandOff { channel, connection, frame } => {
@@ -297,9 +322,10 @@ impl Engine {
                 }
             }
             Action::AcceptSilent(listener) => {
-                let Some(acceptor) = self.acceptors.get(&listener) else { return };
-                if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
-                    tracing::debug!(%error, "silent clients are accepted late");
+                for (_, acceptor) in self.acceptors.iter().filter(|(_, a)| a.listener == listener) {
+                    if let Err(error) = socket::accept_silent(acceptor.socket.as_fd()) {
+                        tracing::debug!(%error, "silent clients are accepted late");
+                    }
                 }
             }
             Action::Read { channel, on } => self.set_reading(channel, on),
@@ -320,76 +346,91 @@ impl Engine {
                     }
                 }
             }
+            Action::Linger(id) => {
+                let Some(client) = self.clients.get_mut(id) else { return };
+                client.refused = true;
+                self.linger(id);
+            }
             Action::Transfer { connection, shard, transit } => {
                 if let Some(socket) = self.take_socket(connection) {
                     self.shard.post(shard, Mail::Connection { socket, transit });
                 }
             }
             Action::Listen { listener, socket } => {
-                self.acceptors.insert(listener, Acceptor { socket: Rc::new(socket), op: None });
-                self.accept_on(listener);
+                let acceptor = Acceptor { listener, socket: Rc::new(socket), op: None, closing: false };
+                let index = self.acceptors.insert(acceptor);
+                self.accept_on(index);
             }
-            Action::Unlisten(listener) => self.close_listener(listener),
+            Action::Unlisten(listener) => self.close_acceptors(|other| other == listener),
             Action::Accept(on) => {
                 self.accepting = on;
-                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
-                for listener in listeners {
+                let all: Vec<usize> = self.acceptors.iter().map(|(index, _)| index).collect();
+                for index in all {
                     if on {
-                        self.accept_on(listener);
-                    } else if let Some(op) = self.acceptors.get(&listener).and_then(|a| a.op) {
+                        self.accept_on(index);
+                    } else if let Some(op) = self.acceptors[index].op {
                         self.ring.cancel(op);
                     }
                 }
             }
-            Action::StopAccepting => {
-                let listeners: Vec<ListenerId> = self.acceptors.keys().copied().collect();
-                for listener in listeners {
-                    self.close_listener(listener);
-                }
-            }
+            Action::StopAccepting => self.close_acceptors(|_| true),
+            Action::Rest => self.resting = true,
             Action::Exit => self.exit = true,
         }
     }
 
     // Accepting.
 
-    fn accept_on(&mut self, listener: ListenerId) {
-        let Some(acceptor) = self.acceptors.get_mut(&listener) else { return };
-        if self.accepting && acceptor.op.is_none() {
-            acceptor.op = Some(self.ring.accept(Token::Accept(listener), &acceptor.socket));
+    fn accept_on(&mut self, index: usize) {
+        let Some(acceptor) = self.acceptors.get_mut(index) else { return };
+        if self.accepting && !acceptor.closing && acceptor.op.is_none() {
+            acceptor.op = Some(self.ring.accept(Token::Accept(index), &acceptor.socket));
         }
     }
 
     fn accepted(
         &mut self,
-        listener: ListenerId,
+        index: usize,
         socket: io::Result<OwnedFd>,
         armed: bool,
         now: Instant,
     ) {
-        if let Some(acceptor) = self.acceptors.get_mut(&listener).filter(|_| !armed) {
+        let Some(acceptor) = self.acceptors.get_mut(index) else { return };
+        let Acceptor { listener, closing, .. } = *acceptor;
+        if !armed {
             acceptor.op = None;
         }
         match socket {
-            Ok(socket) => {
+            Ok(socket) if !closing => {
                 let id = self.keep_client(socket);
                 self.shard.accepted(id, listener, now);
             }
-            Err(error) if is_exhaustion(&error) => return self.shard.accept_failed(now),
+            Err(error) if !closing && is_exhaustion(&error) => {
+                return self.shard.accept_failed(now);
+            }
             // Cancelled by us, or a connection that was gone before it was accepted.
-            Err(_) => {}
+            _ => {}
         }
-        if !armed {
-            self.accept_on(listener);
+        if !armed && closing {
+            let acceptor = self.acceptors.remove(index);
+            self.ring.close(acceptor.socket);
+        } else if !armed && !self.resting {
+            self.accept_on(index);
         }
     }
 
-    fn close_listener(&mut self, listener: ListenerId) {
-        if let Some(acceptor) = self.acceptors.remove(&listener) {
-            if let Some(op) = acceptor.op {
-                self.ring.cancel(op);
+    fn close_acceptors(&mut self, wanted: impl Fn(ListenerId) -> bool) {
+        let closed = self.acceptors.iter().filter(|(_, acceptor)| wanted(acceptor.listener));
+        let closed: Vec<usize> = closed.map(|(index, _)| index).collect();
+        for index in closed {
+            self.acceptors[index].closing = true;
+            match self.acceptors[index].op {
+                Some(op) => self.ring.cancel(op),
+                None => {
+                    let acceptor = self.acceptors.remove(index);
+                    self.ring.close(acceptor.socket);
+                }
             }
-            self.ring.close(acceptor.socket);
         }
     }
 
@@ -430,6 +471,8 @@ impl Engine {
                         client.low_water && socket::peer_has_finished(client.socket.as_fd());
                     self.shard.peeked(id, bytes, finished, now);
                 }
+                // Whoever thaws the shard looks again.
+                Err(_) if self.resting => {}
                 Err(_) => self.shard.peek_failed(id),
             }
         }
@@ -439,6 +482,9 @@ impl Engine {
     }
 
     fn await_end(&mut self, id: ConnectionId) {
+        if self.resting {
+            return;
+        }
         let Some(client) = self.clients.get_mut(id) else { return };
         if client.low_water {
             client.low_water = socket::set_low_water(client.socket.as_fd(), 1).is_err();
@@ -467,7 +513,9 @@ impl Engine {
             return false;
         }
         if client.refused {
-            self.linger(id);
+            if !self.resting {
+                self.linger(id);
+            }
             return false;
         }
         true
@@ -599,7 +647,7 @@ impl Engine {
             .workers
             .get(channel)
             .is_some_and(|worker| !worker.closing && worker.read && worker.receive.is_none());
-        if again {
+        if again && !self.resting {
             self.receive(channel);
         }
     }
@@ -634,6 +682,50 @@ impl Engine {
 
     fn await_wake(&mut self) {
         self.ring.poll_in(Token::Wake, &self.wake);
+    }
+
+    // Coming to rest.
+
+    /// Ends everything that is in flight; what that brings is still dealt with. Then gives away
+    /// the shard and its descriptors.
+    fn rest(mut self) -> io::Result<Resting> {
+        let (mut done, mut actions) = (Vec::new(), Vec::new());
+        while !self.ring.is_idle() {
+            self.ring.cancel_all()?;
+            self.ring.wait(Some(REST_TURN), &mut done)?;
+            let now = clock();
+            for finished in done.drain(..) {
+                self.finished(finished, now);
+            }
+            self.act(&mut actions, now);
+        }
+        // Nothing is in flight: what shared the descriptors with an operation is gone.
+        let owned = |socket: Rc<OwnedFd>| match Rc::try_unwrap(socket) {
+            Ok(socket) => Ok(socket),
+            Err(shared) => shared.try_clone(),
+        };
+        let mut resting = Resting::new(self.shard);
+        for (id, client) in self.clients {
+            if client.low_water {
+                socket::set_low_water(client.socket.as_fd(), 1)?;
+            }
+            resting.keep_client_as(id, owned(client.socket)?);
+        }
+        for (id, worker) in self.workers {
+            resting.keep_channel_as(id, owned(worker.socket)?);
+        }
+        for (id, lane) in self.lanes {
+            resting.keep_lane_as(id, owned(lane.ours)?, owned(lane.theirs)?);
+        }
+        Ok(resting)
+    }
+
+    /// What was only cancelled to come to rest was not sent, and goes later.
+    fn uncancelled<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        match result {
+            Err(error) if self.resting && is_pause(&error) => Err(io::ErrorKind::WouldBlock.into()),
+            result => result,
+        }
     }
 }
 

@@ -46,6 +46,25 @@ impl Shard {
         }
     }
 
+    /// A worker's channel has crossed an upgrade; the engine keeps it under `id`.
+    pub(super) fn channel_thawed(&mut self, id: ChannelId, channel: Channel) {
+        if id >= self.channels.len() {
+            self.channels.resize_with(id + 1, || None);
+        }
+        for connection in channel.handoffs.names().chain(channel.waiting.iter().copied()) {
+            if let Some(connection) = self.connections.get_mut(connection) {
+                connection.state = State::HandingOff(id);
+            }
+        }
+        self.by_worker.insert(channel.worker, id);
+        self.channels[id] = Some(channel);
+        self.check_congestion(id);
+        self.dirty.push(id);
+        if !self.is_held() {
+            self.actions.push(Action::Read { channel: id, on: true });
+        }
+    }
+
     /// A socket has come on a channel, which the engine keeps under `socket`; the message that
     /// explains it comes with the bytes.
     pub fn socket_arrived(&mut self, id: ChannelId, socket: ConnectionId) {
@@ -53,6 +72,7 @@ impl Shard {
         match self.channel(id) {
             Some(channel) if channel.arrived.len() < MAX_ARRIVED => {
                 channel.arrived.push_back(socket);
+                self.connections[socket].state = State::Arrived;
             }
             _ => {
                 self.count(Counter::SocketsFromWorkers);
@@ -629,16 +649,19 @@ impl Shard {
                 continue;
             }
             channel.push(packet.frame.clone(), now);
-            if channel.is_over() && !channel.congested {
-                channel.congested = true;
-                let worker = channel.worker;
-                let until = channel.progress + STALL_WAIT;
-                self.shared.congested.fetch_add(1, Ordering::AcqRel);
-                self.set_timer(until, Timer::Stall(id, worker));
-            }
+            self.check_congestion(id);
             self.count(Counter::PacketsOut);
             self.dirty.push(id);
         }
+    }
+
+    /// A queue may have grown over its bound: then nobody reads from workers until it has shrunk.
+    fn check_congestion(&mut self, id: ChannelId) {
+        let Some(channel) = self.channel(id).filter(|c| c.is_over() && !c.congested) else { return };
+        channel.congested = true;
+        let (worker, until) = (channel.worker, channel.progress + STALL_WAIT);
+        self.shared.congested.fetch_add(1, Ordering::AcqRel);
+        self.set_timer(until, Timer::Stall(id, worker));
     }
 
     /// A queue that was over its bound may have room again.

@@ -308,6 +308,26 @@ impl<T: Copy> Ring<T> {
         self.push(&entry);
     }
 
+    /// Asks for the end of every operation. Their last completions still come.
+    ///
+    /// # Errors
+    /// As io_uring_enter(2) and io_uring_register(2).
+    pub fn cancel_all(&mut self) -> io::Result<()> {
+        // What is only queued could not be cancelled.
+        self.ring.submit()?;
+        match self.ring.submitter().register_sync_cancel(None, CancelBuilder::any()) {
+            // There was nothing to cancel.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether no operation is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Closes the descriptor when this is its last share, in the same batch as everything else.
     pub fn close(&mut self, fd: Rc<OwnedFd>) {
         if let Ok(fd) = Rc::try_unwrap(fd) {
@@ -468,10 +488,8 @@ impl<T: Copy> Drop for Ring<T> {
     fn drop(&mut self) {
         const PATIENCE: Duration = Duration::from_millis(100);
         const TURNS: u32 = 20;
-        let any = CancelBuilder::any();
-        // What is only queued could not be cancelled.
-        let _submitted = self.ring.submit();
-        let _none_left = self.ring.submitter().register_sync_cancel(None, any);
+        // An error shows as operations that stay in flight.
+        let _cancelled = self.cancel_all();
         let mut done = Vec::new();
         for _ in 0..TURNS {
             if self.in_flight.is_empty() || self.wait(Some(PATIENCE), &mut done).is_err() {

@@ -71,23 +71,7 @@ impl World {
     /// Completions: of sends in their order, of the rest in any.
     pub(super) fn complete(&mut self, index: usize) {
         let now = self.now;
-        while let Some(done) = self.engines[index].done.pop_front() {
-            match done {
-                Done::Hand { channel, connection, length, result } => {
-                    if self.line_op_ended(index, channel) {
-                        self.shards[index].handed(channel, connection, length, result, now);
-                    }
-                }
-                Done::Wrote { channel, result } => {
-                    if self.line_op_ended(index, channel) {
-                        self.shards[index].wrote(channel, result, now);
-                    }
-                }
-                Done::Lane { lane, connection, result } => {
-                    self.lane_op_ended(index, lane);
-                    self.shards[index].sent_on_lane(connection, result, now);
-                }
-            }
+        while self.complete_a_send(index) {
             if !self.draining && self.chance.one_in(5) {
                 break;
             }
@@ -121,6 +105,29 @@ impl World {
                 self.line_completes(index, id);
             }
         }
+    }
+
+    /// The oldest send under way. `false`: there is none.
+    pub(super) fn complete_a_send(&mut self, index: usize) -> bool {
+        let now = self.now;
+        match self.engines[index].done.pop_front() {
+            Some(Done::Hand { channel, connection, length, result }) => {
+                if self.line_op_ended(index, channel) {
+                    self.shards[index].handed(channel, connection, length, result, now);
+                }
+            }
+            Some(Done::Wrote { channel, result }) => {
+                if self.line_op_ended(index, channel) {
+                    self.shards[index].wrote(channel, result, now);
+                }
+            }
+            Some(Done::Lane { lane, connection, result }) => {
+                self.lane_op_ended(index, lane);
+                self.shards[index].sent_on_lane(connection, result, now);
+            }
+            None => return false,
+        }
+        true
     }
 
     fn client_completes(&mut self, index: usize, id: usize) {
@@ -375,7 +382,12 @@ impl World {
             Action::Unlisten(listener) => _ = engine.listening.remove(&listener),
             Action::Accept(on) => engine.paused = !on,
             Action::StopAccepting => engine.listening.clear(),
-            Action::Exit => {}
+            Action::Linger(id) => {
+                let held = &mut engine.clients[id];
+                held.refused = true;
+                held.op = Some(Op::Linger);
+            }
+            Action::Rest | Action::Exit => {}
         }
     }
 

@@ -6,6 +6,7 @@
 //! everything has had time to finish and nothing may be left over.
 
 mod engine;
+mod upgrade;
 mod worker;
 mod world;
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::Chance;
@@ -65,6 +65,7 @@ pub(super) struct World {
     pub(super) shards: Vec<Shard>,
     pub(super) engines: Vec<Engine>,
     pub(super) reports: Receiver<Report>,
+    pub(super) reporter: Sender<Report>,
     pub(super) clients: Vec<Client>,
     pub(super) workers: Vec<Worker>,
     pub(super) sids: usize,
@@ -96,6 +97,16 @@ pub(super) fn descriptor() -> OwnedFd {
     std::fs::File::open("/dev/null").expect("a descriptor").into()
 }
 
+pub(super) fn shard(
+    index: usize,
+    shared: &Arc<Shared>,
+    reporter: &Sender<Report>,
+    seed: u64,
+) -> Shard {
+    let reporter = reporter.clone();
+    Shard::new(index, Arc::clone(shared), Box::new(move |report| _ = reporter.send(report)), seed)
+}
+
 impl World {
     #[expect(clippy::disallowed_methods, reason = "where the simulated clock starts")]
     pub(super) fn new(seed: u64) -> Self {
@@ -120,20 +131,17 @@ impl World {
         let mailboxes = (0..count).map(|_| mailbox()).collect();
         let shared = Shared::new(mailboxes, settings, None, Instant::now());
         let (sender, reports) = channel();
-        let shard = |index| {
-            let sender = sender.clone();
-            let reports = Box::new(move |report| _ = sender.send(report));
-            Shard::new(index, Arc::clone(&shared), reports, seed)
-        };
+        let shards = (0..count).map(|index| shard(index, &shared, &sender, seed)).collect();
         Self {
             seed,
             step: 0,
             now: Instant::now(),
-            shards: (0..count).map(shard).collect(),
+            shards,
             engines: (0..count).map(|_| Engine::default()).collect(),
             chance,
             shared,
             reports,
+            reporter: sender,
             clients: Vec::new(),
             workers: Vec::new(),
             sids: 0,
@@ -162,6 +170,9 @@ impl World {
                 self.add_client(sid, on_app, at);
             }
             self.turn();
+            if self.chance.one_in(100) {
+                self.upgrade();
+            }
             let most = if self.chance.one_in(40) { 500 } else { 6 };
             self.now = self.later(most);
         }
@@ -277,10 +288,10 @@ impl World {
     }
 
     fn tell_all(&self, mail: impl Fn() -> Mail) {
-        (0..self.shards.len()).for_each(|shard| self.post(shard, mail()));
+        (0..self.shared.mailboxes.len()).for_each(|shard| self.post(shard, mail()));
     }
 
-    fn listen(&self, listener: &Arc<Listener>) {
+    pub(super) fn listen(&self, listener: &Arc<Listener>) {
         self.tell_all(|| Mail::Listen { listener: Arc::clone(listener), socket: descriptor() });
     }
 
@@ -460,10 +471,17 @@ impl World {
     }
 
     fn read_mail(&mut self, index: usize) {
-        let shared = Arc::clone(&self.shared);
         let most = if self.draining { usize::MAX } else { self.chance.below(12) };
+        self.read_some_mail(index, most);
+    }
+
+    /// Gives how much there was.
+    pub(super) fn read_some_mail(&mut self, index: usize, most: usize) -> usize {
+        let shared = Arc::clone(&self.shared);
+        let mut count = 0;
         let now = self.now;
         for mail in std::iter::from_fn(|| shared.mailboxes[index].take()).take(most) {
+            count += 1;
             let (shard, engine) = (&mut self.shards[index], &mut self.engines[index]);
             match mail {
                 Mail::Connection { socket, transit } => {
@@ -499,6 +517,7 @@ impl World {
                 mail => shard.mail(mail, now),
             }
         }
+        count
     }
 
     pub(super) fn refused(&mut self, index: usize, response: &[u8]) {
