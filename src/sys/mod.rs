@@ -8,10 +8,12 @@
 //! | `socket` | listeners, accept, peek, socket options |
 //! | `wake` | an eventfd |
 //! | `process` | fork, exec, reap |
+//! | `exec` | one program after another in one process |
 //! | `cpu` | which cores there are, and pinning to one |
 #![allow(unsafe_code, reason = "this is the room for it: each block states its obligation")]
 
 pub mod cpu;
+pub mod exec;
 pub mod process;
 pub mod scm;
 pub mod socket;
