@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::LocalSet;
@@ -262,6 +262,26 @@ impl DataPlane for Plane {
         self.tell_all(|| Mail::RosterChanged);
     }
 
+    fn drain(&mut self, worker: WorkerId, within: Duration, over: Duration) {
+        if self.shared.roster.standing(worker) != Standing::Gone {
+            self.shared.roster.set(worker, Standing::Draining);
+        }
+        self.tell(worker, Mail::Drain { worker, within, over });
+        self.tell_all(|| Mail::RosterChanged);
+    }
+
+    fn sessions(&self, worker: WorkerId) -> u32 {
+        self.shared.roster.load(worker)
+    }
+
+    fn says_when_drained(&self, worker: WorkerId) -> bool {
+        self.shared.roster.has_preload(worker)
+    }
+
+    fn places(&self, worker: WorkerId) -> Vec<String> {
+        self.listeners.borrow().places_of(worker)
+    }
+
     fn detach(&mut self, worker: WorkerId) {
         self.shared.roster.set_gone(worker);
         self.tell(worker, Mail::Detach(worker));
@@ -377,10 +397,11 @@ fn run_shard(
         tracing::debug!(shard = index, %error, "not pinned to a core");
     }
     let seed = u64::from(std::process::id()) << 16 | index as u64;
-    alarm.why = Some(match shard::run(engine, index, shared, reports, seed, shard::Portion::default()) {
-        Ok(_) => return alarm.disarm(),
-        Err(error) => error.to_string(),
-    });
+    alarm.why =
+        Some(match shard::run(engine, index, shared, reports, seed, shard::Portion::default()) {
+            Ok(_) => return alarm.disarm(),
+            Err(error) => error.to_string(),
+        });
 }
 
 /// Tells the control thread when a shard ends in any other way than asked to, by a panic too:

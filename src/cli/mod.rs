@@ -124,6 +124,8 @@ fn resolve_in(
         sticky: options.sticky,
         proxy,
         head_timeout: options.head_timeout,
+        drain_timeout: config::DRAIN_TIMEOUT,
+        disconnect_over: config::DISCONNECT_OVER,
         log: options.log_format,
         verbosity: options.verbosity(),
     })

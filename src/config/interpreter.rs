@@ -231,6 +231,7 @@ mod tests {
         Balance, EngineChoice, HEAD_TIMEOUT, LogFormat, RawApp, Sticky, Surroundings, Trust,
         Verbosity, Workers,
     };
+    use std::time::Duration;
 
     const NODE: Interpreter = Interpreter::Node { major: 24, minor: 1 };
 
@@ -254,6 +255,8 @@ mod tests {
             sticky: Sticky::Sid,
             proxy: None,
             head_timeout: HEAD_TIMEOUT,
+            drain_timeout: Duration::from_secs(30),
+            disconnect_over: Duration::from_secs(10),
             log: LogFormat::Pretty,
             verbosity: Verbosity::Normal,
         }

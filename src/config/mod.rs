@@ -30,6 +30,12 @@ pub const DEFAULT_PORT: u16 = 8080;
 /// How long a client may take to send its request line.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a draining worker may keep the sessions it has.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The last part of the drain, over which the clients that are left are disconnected.
+pub const DISCONNECT_OVER: Duration = Duration::from_secs(10);
+
 /// Everything the daemon needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -59,6 +65,11 @@ pub struct Config {
     pub proxy: Option<Trust>,
     /// How long a client may take to send its request line.
     pub head_timeout: Duration,
+    /// How long a draining worker may keep the sessions it has.
+    pub drain_timeout: Duration,
+    /// The last part of the drain, over which the clients that are left are disconnected; not
+    /// longer than the drain.
+    pub disconnect_over: Duration,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.

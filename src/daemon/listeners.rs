@@ -20,8 +20,8 @@ use crate::ipc::message::{AddressType, QueryServer};
 use crate::ipc::reply::SockName;
 use crate::route::WorkerId;
 use crate::shard::listener::{self, Kind, Listener, ListenerId};
-use crate::shard::{self, Descriptors, Shared};
 use crate::shard::ring::{Answer, Mail};
+use crate::shard::{self, Descriptors, Shared};
 use crate::sys::socket::{self, TcpOptions};
 
 /// libuv's UV_TCP_IPV6ONLY.
@@ -151,7 +151,8 @@ impl Listeners {
             Address::Unix(path) => {
                 let name = origins(address).concat();
                 let listener = self.listener(Kind::Pool);
-                self.open_unix(listener, path, Some(name.clone())).map_err(|error| ListenError::new(name, error))?;
+                self.open_unix(listener, path, Some(name.clone()))
+                    .map_err(|error| ListenError::new(name, error))?;
             }
             Address::Tcp(addresses) => {
                 for address in addresses {
@@ -197,6 +198,18 @@ impl Listeners {
         if place.users.is_empty() && place.listener.kind() == Kind::App {
             self.close(id);
         }
+    }
+
+    /// The places that were opened for this worker or for others like it.
+    #[must_use]
+    pub fn places_of(&self, worker: WorkerId) -> Vec<String> {
+        let served = self.places.values().filter(|place| place.users.contains(&worker));
+        let names = served.filter_map(|place| match (&place.address, &place.path) {
+            (Some(address), _) => Some(address.to_string()),
+            (None, Some(path)) => Some(format!("unix:{}", path.display())),
+            (None, None) => None,
+        });
+        names.collect()
     }
 
     /// A worker is gone. Its places stay open: its successor will want them.
@@ -273,9 +286,8 @@ impl Listeners {
         }
         self.by_key = frozen.by_key.into_iter().collect();
         let datagram = frozen.datagram.into_iter();
-        self.datagram = datagram
-            .filter_map(|(key, socket)| Some((key, descriptors.take(socket)?)))
-            .collect();
+        self.datagram =
+            datagram.filter_map(|(key, socket)| Some((key, descriptors.take(socket)?))).collect();
         self.next_id = frozen.next_id;
         Ok(listeners)
     }

@@ -32,7 +32,9 @@ mod v8;
 mod value;
 
 /// How a worker's channel writes its messages; fixed for the worker's life.
-#[derive(Debug, Default, PartialEq, Eq, Hash, Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Default, PartialEq, Eq, Hash, Clone, Copy, serde::Serialize, serde::Deserialize,
+)]
 pub enum Serialization {
     /// V8's structured clone behind a length: what Node calls `advanced`.
     #[default]

@@ -107,7 +107,9 @@ impl From<i64> for PacketKind {
 }
 
 /// The id of one worker's adapter; 16 hex digits in practice.
-#[derive(PartialEq, Eq, Hash, PartialOrd, Ord, Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[derive(
+    PartialEq, Eq, Hash, PartialOrd, Ord, Clone, Copy, serde::Serialize, serde::Deserialize,
+)]
 pub struct Uid {
     /// ASCII in front, zeroes behind.
     bytes: [u8; Self::MAX],

@@ -4,6 +4,8 @@
 //! whole frame for either serialization; the ones said for every socket are constants. It refuses
 //! to say when they are due: that is the channel's business.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Serialization;
@@ -210,6 +212,21 @@ fn write(serialization: Serialization, value: Value<'_>) -> Bytes {
         Serialization::Advanced => v8::write(&value),
         Serialization::Json => json::write(&value),
     })
+}
+
+/// Asks the preload to end the worker's sessions: in the last part of the time it has those that
+/// are left are disconnected.
+pub fn drain(serialization: Serialization, within: Duration, over: Duration) -> Bytes {
+    let millis = |time: Duration| Int(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    write(
+        serialization,
+        Object(&[
+            ("cmd", PRELOAD),
+            ("act", Text("drain")),
+            ("within", millis(within)),
+            ("over", millis(over)),
+        ]),
+    )
 }
 
 #[cfg(test)]

@@ -52,13 +52,15 @@ impl Standing {
 struct Seat {
     /// Generation << 2 | standing.
     standing: AtomicU64,
-    /// Generation << 2 | full << 1 | has a lane.
+    /// Generation << 3 | has a preload << 2 | full << 1 | has a lane.
     lane: AtomicU64,
     load: Load,
 }
 
 const HAS_LANE: u64 = 1;
 const FULL: u64 = 2;
+const HAS_PRELOAD: u64 = 4;
+const BITS: u64 = HAS_LANE | FULL | HAS_PRELOAD;
 
 /// A hand-off that may become a session: see [`Roster::hope`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Roster {
         let mut hopes = Vec::new();
         for Frozen { worker, standing, lane, load } in frozen {
             self.set(*worker, Standing::of(*standing));
-            self.change_lane(*worker, |_| *lane & (HAS_LANE | FULL));
+            self.change_lane(*worker, |_| *lane & BITS);
             if let Some(mine) = self.of(*worker) {
                 mine.thaw(worker.generation, load);
             }
@@ -140,7 +142,7 @@ impl Roster {
         self.end.fetch_max(worker.seat() + 1, Ordering::AcqRel);
         if !seat.load.is_of(worker.generation) {
             seat.load.begin(worker.generation);
-            seat.lane.store(u64::from(worker.generation) << 2, Ordering::Relaxed);
+            seat.lane.store(u64::from(worker.generation) << 3, Ordering::Relaxed);
         }
         let word = u64::from(worker.generation) << 2 | standing.bits();
         seat.standing.store(word, Ordering::Release);
@@ -212,6 +214,17 @@ impl Roster {
         self.lane_bits(worker) & HAS_LANE != 0
     }
 
+    /// `worker` has the router's preload.
+    pub fn note_preload(&self, worker: WorkerId) {
+        self.change_lane(worker, |bits| bits | HAS_PRELOAD);
+    }
+
+    /// Whether `worker` has the router's preload.
+    #[must_use]
+    pub fn has_preload(&self, worker: WorkerId) -> bool {
+        self.lane_bits(worker) & HAS_PRELOAD != 0
+    }
+
     /// `worker` is (not) out of descriptors: it gets no sockets while it is.
     pub fn set_full(&self, worker: WorkerId, full: bool) {
         self.change_lane(worker, |bits| if full { bits | FULL } else { bits & !FULL });
@@ -226,15 +239,15 @@ impl Roster {
     fn lane_bits(&self, worker: WorkerId) -> u64 {
         let Some(seat) = self.seats.get(worker.seat()) else { return 0 };
         let word = seat.lane.load(Ordering::Acquire);
-        if word >> 2 == u64::from(worker.generation) { word & 3 } else { 0 }
+        if word >> 3 == u64::from(worker.generation) { word & BITS } else { 0 }
     }
 
     fn change_lane(&self, worker: WorkerId, change: impl Fn(u64) -> u64) {
         let Some(seat) = self.seats.get(worker.seat()) else { return };
         // An error means another generation.
         let _late = seat.lane.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            let mine = word >> 2 == u64::from(worker.generation);
-            mine.then(|| word >> 2 << 2 | change(word & 3))
+            let mine = word >> 3 == u64::from(worker.generation);
+            mine.then(|| word >> 3 << 3 | change(word & BITS))
         });
     }
 

@@ -11,10 +11,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionId, frozen};
 use super::handoff::HandOffs;
 use super::listener::{Listener, ListenerId};
 use super::relay::Adapters;
+use super::{ConnectionId, frozen};
 use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
 use crate::ipc::message::{AddressType, Listening, QueryServer};

@@ -345,6 +345,7 @@ impl Shard {
         match mail {
             Mail::Packet(packet) => self.packet_arrived(&packet, now),
             Mail::Detach(worker) => self.detach(worker, now),
+            Mail::Drain { worker, within, over } => self.write_drain(worker, within, over, now),
             Mail::Shutdown(worker) => self.write_shutdown(worker, now),
             Mail::Listen { listener, socket } => {
                 let id = listener.id();

@@ -127,9 +127,10 @@ impl<C: Copy + PartialEq> HandOffs<C> {
             debug_assert!(name.is_some(), "a hand-off of nobody's");
             name
         };
-        let in_flight = self.in_flight.into_iter().filter_map(|InFlight { connection, delivery, end }| {
-            Some(InFlight { connection: named(connection)?, delivery, end })
-        });
+        let in_flight =
+            self.in_flight.into_iter().filter_map(|InFlight { connection, delivery, end }| {
+                Some(InFlight { connection: named(connection)?, delivery, end })
+            });
         let unaccepted = self.unaccepted.into_iter();
         let unaccepted = unaccepted.filter_map(|(number, of)| Some((number, named(of)?)));
         HandOffs {

@@ -66,7 +66,12 @@ impl Listener {
     pub fn freeze(&self) -> Frozen {
         let words = self.serving.iter().map(|serving| serving.load(Ordering::Acquire));
         let serving = words.enumerate().filter(|(_, word)| *word != 0).collect();
-        Frozen { id: self.id, kind: self.kind, serving, speaks: self.speaks.load(Ordering::Relaxed) }
+        Frozen {
+            id: self.id,
+            kind: self.kind,
+            serving,
+            speaks: self.speaks.load(Ordering::Relaxed),
+        }
     }
 
     /// The listener that an earlier process has frozen.

@@ -36,12 +36,7 @@ pub(super) struct Lane {
 impl Resting {
     /// A shard whose engine has let go of it.
     pub(super) fn new(shard: Shard) -> Self {
-        Self {
-            shard,
-            clients: BTreeMap::new(),
-            channels: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-        }
+        Self { shard, clients: BTreeMap::new(), channels: BTreeMap::new(), lanes: BTreeMap::new() }
     }
 
     /// The shard knows this client by `id`.

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
@@ -64,6 +64,15 @@ pub enum Mail {
     AcceptSilent(Arc<Listener>),
     /// The worker's process is gone.
     Detach(WorkerId),
+    /// Ask the worker's preload to drain it.
+    Drain {
+        /// The worker.
+        worker: WorkerId,
+        /// How long it has.
+        within: Duration,
+        /// The last part of that, in which the clients that are left are disconnected.
+        over: Duration,
+    },
     /// Write `'shutdown'` on the worker's channel.
     Shutdown(WorkerId),
     /// Connections of `listener` arrive on this descriptor from now on.

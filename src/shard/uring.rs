@@ -357,7 +357,8 @@ impl Engine {
                 }
             }
             Action::Listen { listener, socket } => {
-                let acceptor = Acceptor { listener, socket: Rc::new(socket), op: None, closing: false };
+                let acceptor =
+                    Acceptor { listener, socket: Rc::new(socket), op: None, closing: false };
                 let index = self.acceptors.insert(acceptor);
                 self.accept_on(index);
             }
@@ -388,13 +389,7 @@ impl Engine {
         }
     }
 
-    fn accepted(
-        &mut self,
-        index: usize,
-        socket: io::Result<OwnedFd>,
-        armed: bool,
-        now: Instant,
-    ) {
+    fn accepted(&mut self, index: usize, socket: io::Result<OwnedFd>, armed: bool, now: Instant) {
         let Some(acceptor) = self.acceptors.get_mut(index) else { return };
         let Acceptor { listener, closing, .. } = *acceptor;
         if !armed {

@@ -1,7 +1,7 @@
 //! A shard's channels: what workers say, what they get, and what happens when they fall silent.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -246,6 +246,21 @@ impl Shard {
         }
     }
 
+    pub(super) fn write_drain(
+        &mut self,
+        worker: WorkerId,
+        within: Duration,
+        over: Duration,
+        now: Instant,
+    ) {
+        let Some(&id) = self.by_worker.get(&worker) else { return };
+        if let Some(channel) = self.channel_of(id, worker).filter(|channel| channel.told.preload) {
+            let frame = reply::drain(channel.serialization, within, over);
+            channel.push(frame, now);
+            self.dirty.push(id);
+        }
+    }
+
     /// A packet from another shard's worker.
     pub(super) fn packet_arrived(&mut self, packet: &Packet, now: Instant) {
         if let Some(uid) = packet.learn {
@@ -463,6 +478,7 @@ impl Shard {
                     return;
                 }
                 let lane = lane && self.shared.settings.lanes;
+                self.shared.roster.note_preload(worker);
                 if lane {
                     self.shared.roster.open_lane(worker);
                 }
@@ -657,7 +673,9 @@ impl Shard {
 
     /// A queue may have grown over its bound: then nobody reads from workers until it has shrunk.
     fn check_congestion(&mut self, id: ChannelId) {
-        let Some(channel) = self.channel(id).filter(|c| c.is_over() && !c.congested) else { return };
+        let Some(channel) = self.channel(id).filter(|c| c.is_over() && !c.congested) else {
+            return;
+        };
         channel.congested = true;
         let (worker, until) = (channel.worker, channel.progress + STALL_WAIT);
         self.shared.congested.fetch_add(1, Ordering::AcqRel);

@@ -11,13 +11,17 @@ mod lines;
 pub mod output;
 mod preload;
 mod shell;
+mod slot;
 mod table;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use self::preload::Part;
 pub use self::shell::run;
+use serde::{Deserialize, Serialize};
+
 use crate::route::WorkerId;
 
 /// What the data plane tells the supervisor.
@@ -33,6 +37,8 @@ pub enum Event {
     Listens(WorkerId),
     /// The worker listens.
     Listening(WorkerId),
+    /// The worker has no sessions left, and is draining.
+    Drained(WorkerId),
     /// The worker's channel is gone.
     ChannelEnded {
         /// Whose.
@@ -40,6 +46,19 @@ pub enum Event {
         /// How.
         why: ChannelEnd,
     },
+}
+
+/// How far a worker's process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// It has not shown that it is ready.
+    Starting,
+    /// It takes new sessions.
+    Ready,
+    /// It keeps those it has.
+    Draining,
+    /// It is to end.
+    Stopping,
 }
 
 /// How a channel ended.
@@ -68,6 +87,15 @@ pub trait DataPlane {
     fn attach(&mut self, worker: WorkerId, channel: OwnedFd, lane: Option<LanePair>);
     /// It may be given sockets, or gets no more new ones.
     fn set_ready(&mut self, worker: WorkerId, ready: bool);
+    /// It gets no new sessions, and shall say when it has none left; those that are left then are
+    /// disconnected in the last part of the time it has.
+    fn drain(&mut self, worker: WorkerId, within: Duration, over: Duration);
+    /// Sessions it has, and hand-offs that may become some.
+    fn sessions(&self, worker: WorkerId) -> u32;
+    /// Whether its preload is there, which says by itself when it has drained.
+    fn says_when_drained(&self, worker: WorkerId) -> bool;
+    /// Where it takes connections.
+    fn places(&self, worker: WorkerId) -> Vec<String>;
     /// The process is gone, ready or not.
     fn detach(&mut self, worker: WorkerId);
     /// Write 'shutdown' on its channel.
@@ -76,6 +104,30 @@ pub trait DataPlane {
     fn open_default_listener(&mut self) -> Result<(), String>;
     /// The router is to end: no more clients.
     fn stop_accepting(&mut self);
+}
+
+/// What is wished of the workers besides what they do by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// New workers for all old ones, without a gap.
+    Reload {
+        /// Why, when nobody has asked.
+        why: Option<String>,
+    },
+    /// A new worker for this one, without a gap.
+    Recycle {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        why: String,
+    },
+    /// All workers end and are started again.
+    Restart {
+        /// Why.
+        why: String,
+    },
+    /// So many workers more, or less.
+    Scale(isize),
 }
 
 /// How supervision ended.

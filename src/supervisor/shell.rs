@@ -15,15 +15,15 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::fleet::{End, Fleet};
+use super::fleet::{End, Fleet, News};
 use super::launch::{self, Launched};
 use super::lines::Tail;
 use super::output::{self, Printer};
 use super::preload::{self, Part, Preload};
-use super::table::{Action, Exit, Input, Moment, Note};
-use super::{ChannelEnd, DataPlane, Event, Outcome};
+use super::table::{Action, Exit, Input, Moment, Note, Rules, Trouble};
+use super::{ChannelEnd, DataPlane, Event, Outcome, Stage, Wish};
 use crate::config::Config;
 use crate::route::WorkerId;
 use crate::sys::process;
@@ -31,6 +31,10 @@ use crate::sys::process;
 /// How long after a worker's exit its last output is waited for. Usually it is there already;
 /// but a grandchild may hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How often the sessions of a draining worker are looked at that does not say by itself when it
+/// has none left.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
@@ -52,13 +56,18 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut more = signal(SignalKind::from_raw(Signal::SIGTTIN as i32))?;
+    let mut less = signal(SignalKind::from_raw(Signal::SIGTTOU as i32))?;
     let (last_words, mut exits) = mpsc::unbounded_channel();
+    let (_wisher, mut wishes) = mpsc::unbounded_channel();
     let began = Instant::now();
+    let rules = Rules { app: &config.app, drain_timeout: config.drain_timeout };
     let mut supervisor = Supervisor {
         config,
         preload,
         plane,
-        fleet: Fleet::new(&config.app),
+        fleet: Fleet::new(rules),
         processes: HashMap::new(),
         tails: HashMap::new(),
         last_words,
@@ -80,15 +89,21 @@ pub async fn run(
             return Ok(outcome);
         }
         let due = supervisor.fleet.deadline();
+        let looks = supervisor.drains_unseen();
         // Signals first: a flood of events must not delay a stop.
         let turn = tokio::select! {
             biased;
             _ = terminate.recv() => Turn::Stop("SIGTERM"),
             _ = interrupt.recv() => Turn::Stop("SIGINT"),
             _ = quit.recv() => Turn::Stop("SIGQUIT"),
+            _ = hangup.recv() => Turn::Wish(Wish::Reload { why: None }),
+            _ = more.recv() => Turn::Wish(Wish::Scale(1)),
+            _ = less.recv() => Turn::Wish(Wish::Scale(-1)),
             _ = ended.recv() => Turn::Reap,
+            Some(wish) = wishes.recv() => Turn::Wish(wish),
             Some((worker, exit)) = exits.recv() => Turn::Feed(worker, Input::Exited(exit)),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
+            () = sleep(DRAIN_LOOK), if looks => Turn::Look,
             event = events.recv(), if plane_lives => match event {
                 Some(event) => event.into(),
                 None => {
@@ -107,6 +122,9 @@ enum Turn {
     Stop(&'static str),
     Reap,
     Tick,
+    /// At the sessions of those that drain.
+    Look,
+    Wish(Wish),
     Feed(WorkerId, Input),
 }
 
@@ -118,6 +136,7 @@ impl From<Event> for Turn {
             Event::Ready(worker) => Self::Feed(worker, Input::Ready),
             Event::Listens(worker) => Self::Feed(worker, Input::Listens),
             Event::Listening(worker) => Self::Feed(worker, Input::Listening),
+            Event::Drained(worker) => Self::Feed(worker, Input::Drained),
             Event::ChannelEnded { worker, why } => Self::Feed(
                 worker,
                 match why {
@@ -146,8 +165,8 @@ struct Supervisor<'a, P> {
     /// Invariant: exactly our children that have not been reaped, so a pid here is never
     /// another program's.
     processes: HashMap<Pid, Process>,
-    /// The last lines on stderr of each slot's last process.
-    tails: HashMap<u16, Arc<Mutex<Tail>>>,
+    /// The last lines on stderr of each process, and of the last of each slot.
+    tails: HashMap<WorkerId, Arc<Mutex<Tail>>>,
     /// Where an exit is told once the process's output has been read.
     last_words: UnboundedSender<(WorkerId, Exit)>,
     /// The last `NODE_UNIQUE_ID` given.
@@ -167,12 +186,69 @@ impl<P: DataPlane> Supervisor<'_, P> {
             }
             Turn::Tick => self.fleet.tick(self.now),
             Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
+            Turn::Look => self.look(),
+            Turn::Wish(wish) => self.fulfil(wish),
             Turn::Reap => {
                 self.reap();
                 return;
             }
         };
         self.perform(actions);
+    }
+
+    fn fulfil(&mut self, wish: Wish) -> Vec<Action> {
+        match wish {
+            Wish::Reload { why } => {
+                if let Some(why) = why {
+                    tracing::info!(why, "a reload is due");
+                }
+                self.fleet.reload(self.now)
+            }
+            Wish::Recycle { worker, why } => {
+                let actions = self.fleet.recycle(worker, self.now);
+                if self.fleet.is_due(worker) {
+                    tracing::warn!(%worker, why, "recycling the worker");
+                }
+                actions
+            }
+            Wish::Restart { why } => {
+                tracing::info!(why, workers = self.fleet.wanted(), "restarting the workers");
+                self.fleet.restart(self.now)
+            }
+            Wish::Scale(by) => {
+                let to = self.fleet.wanted().saturating_add_signed(by);
+                self.fleet.scale(to, self.now)
+            }
+        }
+    }
+
+    /// Whether a worker drains that does not say by itself when it has no sessions left.
+    fn drains_unseen(&self) -> bool {
+        self.draining().any(|worker| !self.plane.says_when_drained(worker))
+    }
+
+    fn draining(&self) -> impl Iterator<Item = WorkerId> {
+        let stages = self.fleet.stages();
+        stages.filter(|(_, stage)| *stage == Stage::Draining).map(|(worker, _)| worker)
+    }
+
+    fn look(&mut self) -> Vec<Action> {
+        let drained = self.draining().filter(|worker| {
+            !self.plane.says_when_drained(*worker) && self.plane.sessions(*worker) == 0
+        });
+        let drained: Vec<WorkerId> = drained.collect();
+        let fleet = &mut self.fleet;
+        let fed =
+            drained.into_iter().flat_map(|worker| fleet.feed(worker, Input::Drained, self.now));
+        fed.collect()
+    }
+
+    /// Places of the present worker's that its successor does not serve.
+    fn compare(&mut self, successor: WorkerId, present: WorkerId) -> Vec<Action> {
+        let has = self.plane.places(successor);
+        let missing = self.plane.places(present).into_iter().filter(|place| !has.contains(place));
+        let missing = Input::Compared(missing.collect());
+        self.fleet.feed(successor, missing, self.now)
     }
 
     fn stop(&mut self) -> Vec<Action> {
@@ -211,6 +287,17 @@ impl<P: DataPlane> Supervisor<'_, P> {
                         self.plane.set_ready(worker, ready);
                     }
                 }
+                Action::Drain(worker) => {
+                    if self.pid(worker).is_some() {
+                        let Config { drain_timeout, disconnect_over, .. } = *self.config;
+                        self.plane.drain(worker, drain_timeout, disconnect_over);
+                    }
+                }
+                Action::Compare { successor, present } => {
+                    let actions = self.compare(successor, present);
+                    self.perform(actions);
+                }
+                Action::Tell(news) => self.tell(&news),
                 Action::Terminate(worker) if self.config.app.shutdown_with_message => {
                     self.plane.shutdown_message(worker);
                 }
@@ -240,17 +327,23 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Ok(Launched { pid, channel, lane, tail, readers }) => {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
                 self.processes.insert(pid, Process { worker, readers });
-                self.tails.insert(worker.slot, tail);
+                self.forget_tails(worker.slot);
+                self.tails.insert(worker, tail);
                 self.plane.attach(worker, channel, lane);
             }
             Err(error) => {
-                self.tails.remove(&worker.slot);
                 let reason =
                     format!("{} could not be started: {error}", self.config.app.interpreter);
                 // Told like any exit, in a turn of its own: a restart at once must not recurse.
                 let _ = self.last_words.send((worker, Exit::Unstarted(reason)));
             }
         }
+    }
+
+    /// Those of processes that are gone: a new one begins.
+    fn forget_tails(&mut self, slot: u16) {
+        let fleet = &self.fleet;
+        self.tails.retain(|worker, _| worker.slot != slot || fleet.stage(*worker).is_some());
     }
 
     fn pid(&self, worker: WorkerId) -> Option<Pid> {
@@ -279,6 +372,25 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 "the worker has not said 'ready' after {:?}; still waiting",
                 app.listen_timeout
             ),
+            Note::Draining(within) => {
+                tracing::info!(%worker, within = ?rounded(*within), "worker draining");
+            }
+            Note::Drained => tracing::info!(%worker, "worker drained"),
+            Note::DrainOver => tracing::info!(
+                %worker,
+                sessions = self.plane.sessions(worker),
+                "the worker's time to drain is over"
+            ),
+            Note::Hung(silent) => tracing::error!(
+                %worker,
+                why = format!("its event loop has not turned for {:?}", rounded(*silent)),
+                "recycling the worker"
+            ),
+            Note::OrphanLost(exit) => {
+                let why =
+                    exit.as_ref().map_or_else(|| "it did not attach".to_owned(), Exit::to_string);
+                tracing::warn!(%worker, why, "orphan lost");
+            }
             Note::Left => tracing::debug!(%worker, "the worker closed its channel"),
             Note::Broken(reason) => tracing::error!(%worker, reason, "killing the worker"),
             Note::Overdue => tracing::warn!(
@@ -300,15 +412,40 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 "worker {worker} is errored, and not started again: {} {exit}, {count} times in a row within {:?} of its start{}",
                 app.script.display(),
                 app.min_uptime,
-                self.last_lines(worker.slot)
+                self.last_lines(worker)
             ),
         }
     }
 
-    fn last_lines(&self, slot: u16) -> String {
+    fn tell(&self, news: &News) {
+        match news {
+            News::ReloadBegins(workers) => tracing::info!(workers, "reload begins"),
+            News::ReloadQueued => tracing::info!("reload queued"),
+            News::ReloadDone(workers, took) => {
+                tracing::info!(workers, took = ?rounded(*took), "reload done");
+            }
+            News::ReloadFailed { worker, why, renewed } => {
+                let error = self.failure(*worker, why, *renewed);
+                tracing::error!(error, "reload failed");
+            }
+            News::Scaling(from, to) => tracing::info!(from, to, "scaling"),
+        }
+    }
+
+    /// Why a reload came to nothing, as a paragraph.
+    fn failure(&self, worker: WorkerId, why: &Trouble, renewed: u16) -> String {
+        let script = self.config.app.script.display();
+        let others = match renewed {
+            0 => "the old workers serve on".to_owned(),
+            renewed => format!("{renewed} workers are new, the other old ones serve on"),
+        };
+        format!("the new worker {worker} ({script}) {why}; {others}{}", self.last_lines(worker))
+    }
+
+    fn last_lines(&self, worker: WorkerId) -> String {
         let quoted =
             |tail: &Arc<Mutex<Tail>>| tail.lock().unwrap_or_else(PoisonError::into_inner).quoted();
-        match self.tails.get(&slot).map(quoted) {
+        match self.tails.get(&worker).map(quoted) {
             Some(lines) if !lines.is_empty() => format!("; its last words:{lines}"),
             _ => String::new(),
         }
@@ -341,7 +478,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             app.workers,
             first.slot,
             app.script.display(),
-            self.last_lines(first.slot)
+            self.last_lines(*first)
         )
     }
 }
@@ -376,6 +513,24 @@ impl fmt::Display for Exit {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             Self::Unstarted(reason) => f.write_str(reason),
+            Self::Unknown => {
+                f.write_str("ended, and only the router that had started it could ask how")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(exit) => write!(f, "{exit} before it was ready"),
+            Self::NotReady(waited) => write!(f, "was not ready after {:?}", rounded(*waited)),
+            Self::Missing(places) => {
+                write!(f, "does not listen on {}, as the old one does", places.join(" and "))
+            }
+            Self::Hung(silent) => write!(f, "hung: nothing for {:?}", rounded(*silent)),
+            Self::Broken(why) => write!(f, "was killed: {why}"),
+            Self::NeverAttached => f.write_str("did not attach"),
         }
     }
 }

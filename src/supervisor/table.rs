@@ -1,10 +1,13 @@
 //! One worker's life as a table: a state, an input and the time in; actions out.
 //!
-//! Pure: it knows no process, no clock and no channel. `fleet.rs` keeps one [`Worker`] per slot
-//! and shows each of them what the app as a whole is known to do.
+//! Pure: it knows no process, no clock and no channel. `slot.rs` keeps the one or two [`Worker`]s
+//! of a slot and shows each of them what stands around it ([`Around`]).
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::Stage;
 use crate::config::App;
 use crate::route::WorkerId;
 
@@ -15,6 +18,11 @@ pub(super) type Moment = Duration;
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
 /// How long a worker that closed its channel may go on before it is asked to end.
 pub(super) const LEAVE: Duration = Duration::from_secs(30);
+/// The same for a worker on trial: most that close their channel at their start are ending.
+pub(super) const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How long Node itself may take to boot before a worker on trial is given up: a busy host must
+/// not fail a reload, a worker that hangs before its first line must.
+pub(super) const BOOT: Duration = Duration::from_secs(10);
 /// What a backoff grows to.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// After a life this long the backoff starts anew.
@@ -23,26 +31,44 @@ pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(30);
 /// Where a worker is in its life.
 ///
 /// ```text
-///            start              sign of readiness
-///   Down ──────────► Starting ───────────────────► Ready
-///    ▲                │  │ ▲                       │  │
-///    │           exit │  │ │ delay over       exit │  │ stop asked, channel closed,
-///    │                ▼  │ │                       │  │ broken or stalled
-///    │◄───(rules)───── · ◄─┼───────────────────────┘  ▼
-///    │                 │ │ │                      Stopping ◄── from Starting, too
+///            start              sign of readiness          drain
+///   Down ──────────► Starting ───────────────────► Ready ────────► Draining
+///    ▲                │  │ ▲                       │  │ │              │
+///    │           exit │  │ │ delay over       exit │  │ │ stop asked,  │ drained, its time over,
+///    │                ▼  │ │                       │  │ │ channel gone,│ stop asked, channel gone
+///    │◄───(rules)───── · ◄─┼───────────────────────┘  │ │ hung         │
+///    │                 │ │ │                          ▼ ▼              │
+///    │                 │ │ │  from Starting, too ─► Stopping ◄─────────┘
 ///    │                 │ ▼ │                          │
 ///    │                 │ Backoff ◄────(rules)─────────┤ exit
 ///    │                 ▼                              │
 ///    │              Errored                           │
-///    └────────────────────────────────────────────────┘ exit, if the operator asked
+///    └────────────────────────────────────────────────┘ exit, if it was meant to leave for good
+///
+///            attached
+///   Awaited ──────────► Starting, Ready, Draining or Stopping: as it was left
+///    │  │ time over
+///    │  └─────────────► Stopping
+///    └─ exit ─────────► Backoff (at once), or Down if it was leaving
 /// ```
 ///
 /// (rules): no restart wanted -> Down; too many unstable lives in a row -> Errored; else
-/// Backoff. A process exists in Starting, Ready and Stopping, and in no other state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Backoff. A process exists in Starting, Ready, Draining, Stopping and Awaited, and in no other
+/// state. A Draining worker's exit is what was wanted: Down.
+///
+/// On trial (the successor in a reload) a worker shows that it is ready and is then compared with
+/// the one it shall succeed; whatever goes wrong before that gives it up for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     /// No process, and none will be started.
     Down,
+    /// A process of an earlier router's, which has not attached yet.
+    Awaited {
+        /// When it is given up.
+        until: Moment,
+        /// What it becomes.
+        left: Stage,
+    },
     /// The process runs and has not shown that it is ready.
     Starting {
         /// Node is up: what follows is the app's own start.
@@ -56,9 +82,14 @@ pub(super) enum State {
     },
     /// It may be given sockets.
     Ready,
+    /// It gets no new sessions, and ends when it has none left or at this time.
+    Draining {
+        /// When what it still has is cut.
+        until: Moment,
+    },
     /// It is to end.
     Stopping {
-        /// By the operator's wish: it stays down.
+        /// As it should: it stays down.
         wanted: bool,
         /// What is done next if it does not.
         next: Next,
@@ -70,7 +101,7 @@ pub(super) enum State {
 }
 
 /// The next step against a worker that is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Next {
     /// Ask it to, at this time: it left by itself and is still at it.
     Ask(Moment),
@@ -85,6 +116,8 @@ pub(super) enum Next {
 pub(super) enum Input {
     /// The operator wants it to run.
     Start,
+    /// It is attached to this router.
+    Attached,
     /// Node is up in it.
     Online,
     /// Its adapter's first heartbeat.
@@ -95,10 +128,20 @@ pub(super) enum Input {
     Listens,
     /// It listens.
     Listening,
+    /// These places of the worker it shall succeed it does not serve.
+    Compared(Vec<String>),
+    /// The worker it was to succeed is gone: it takes its place as it is.
+    Alone,
+    /// No new sessions: it ends when those it has are done.
+    Drain,
+    /// It has no sessions left.
+    Drained,
     /// Its channel is closed, the process lives.
     Closed,
     /// Its channel is of no more use: broken or stalled.
     Broken(String),
+    /// It has said nothing for so long.
+    Hung(Duration),
     /// Its process has ended.
     Exited(Exit),
     /// The operator wants it to end.
@@ -110,7 +153,7 @@ pub(super) enum Input {
 }
 
 /// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Exit {
     /// By itself.
     Code(i32),
@@ -118,6 +161,25 @@ pub(super) enum Exit {
     Signal(i32),
     /// It was never started; the reason.
     Unstarted(String),
+    /// It was another router's child, so that nobody could ask.
+    Unknown,
+}
+
+/// Why a worker was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Trouble {
+    /// It ended before it was ready.
+    Exited(Exit),
+    /// It was not ready after this long.
+    NotReady(Duration),
+    /// It does not serve these places of the worker it was to succeed.
+    Missing(Vec<String>),
+    /// It said nothing for so long.
+    Hung(Duration),
+    /// Its channel was of no more use.
+    Broken(String),
+    /// The router that left it behind is gone too long.
+    NeverAttached,
 }
 
 /// What is to be done. A worker is named by its id: the slot's own number may have moved on.
@@ -127,6 +189,15 @@ pub(super) enum Action {
     Spawn(WorkerId),
     /// It may (not) be given sockets.
     SetReady(WorkerId, bool),
+    /// It gets no new sessions, and shall say when it has none left.
+    Drain(WorkerId),
+    /// It is ready to succeed the other: find out which places of the other's it does not serve.
+    Compare {
+        /// On trial.
+        successor: WorkerId,
+        /// Still there.
+        present: WorkerId,
+    },
     /// Ask it to end: the kill signal, or the message.
     Terminate(WorkerId),
     /// Ask it to end by the kill signal: it has no channel for a message.
@@ -135,11 +206,13 @@ pub(super) enum Action {
     Kill(WorkerId),
     /// Nothing listens and nobody will.
     OpenDefaultListener,
-    /// Tell the operator.
+    /// Tell the operator of a worker.
     Say(WorkerId, Note),
+    /// Tell the operator of them all.
+    Tell(super::fleet::News),
 }
 
-/// What the operator is told.
+/// What the operator is told of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Note {
     /// It is ready, this long after its start.
@@ -148,10 +221,18 @@ pub(super) enum Note {
     TakenAsReady,
     /// No 'ready' in time: still waiting for it.
     StillWaiting,
+    /// It gets no new sessions, and this long for those it has.
+    Draining(Duration),
+    /// It has no sessions left.
+    Drained,
+    /// Its time to drain is over.
+    DrainOver,
     /// It closed its channel.
     Left,
     /// It is killed for this reason.
     Broken(String),
+    /// It is killed, having said nothing for so long.
+    Hung(Duration),
     /// It did not end when asked to: killed.
     Overdue,
     /// It ended after this long and is started again after a delay.
@@ -160,19 +241,45 @@ pub(super) enum Note {
     Ended(Exit, Duration),
     /// It ended this many times in a row before `min_uptime`: given up.
     Errored(Exit, u32),
+    /// It was an earlier router's and is not there any more, or never came.
+    OrphanLost(Option<Exit>),
 }
 
 /// What is known of the app's habits, learned from any of its workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Habits {
     /// Some worker has asked to listen.
     pub(super) listens: bool,
     /// Some worker became ready without.
     pub(super) never_listens: bool,
+    /// The last worker that was taken as ready had shown no sign, and has shown none since.
+    pub(super) silent: bool,
 }
 
-/// One slot.
-#[derive(Clone, Debug)]
+/// What the operator set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules<'a> {
+    pub(super) app: &'a App,
+    /// How long a draining worker's sessions may last.
+    pub(super) drain_timeout: Duration,
+}
+
+/// What a worker needs to know beyond itself.
+#[derive(Debug)]
+pub(super) struct Around<'a> {
+    pub(super) rules: Rules<'a>,
+    pub(super) habits: &'a mut Habits,
+    pub(super) now: Moment,
+    /// The highest generation its slot has had.
+    pub(super) latest: u32,
+    /// The other process that lives in its slot.
+    pub(super) other: Option<WorkerId>,
+    /// That one is to succeed it.
+    pub(super) succeeded: bool,
+}
+
+/// One process in a slot, and what came of those before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Worker {
     /// The process there is, or was last; generation 0 before the first.
     pub(super) id: WorkerId,
@@ -180,99 +287,220 @@ pub(super) struct Worker {
     pub(super) state: State,
     /// How the last one ended.
     pub(super) last_exit: Option<Exit>,
+    /// Why the process was given up, if it was.
+    pub(super) trouble: Option<Trouble>,
     /// When the process was started.
-    started: Moment,
+    pub(super) started: Moment,
+    /// It shall succeed another, if it proves as good.
+    trial: Option<Trial>,
     /// Unstable lives in a row.
     unstable: u32,
     /// The last pause of the growing backoff.
     backoff: Option<Duration>,
 }
 
+/// How far a successor is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Trial {
+    /// By itself it would be ready.
+    shown: bool,
+    /// But only because it never shows a sign.
+    silent: bool,
+    /// What it did not serve when last compared.
+    missing: Vec<String>,
+}
+
 impl Worker {
-    /// A slot without a process.
+    /// Without a process.
     pub(super) fn new(slot: u16) -> Self {
         Self {
             id: WorkerId { slot, generation: 0 },
             state: State::Down,
             last_exit: None,
+            trouble: None,
             started: Moment::ZERO,
+            trial: None,
             unstable: 0,
             backoff: None,
         }
     }
 
+    /// One that shall succeed another.
+    pub(super) fn on_trial(slot: u16) -> Self {
+        Self { trial: Some(Trial::default()), ..Self::new(slot) }
+    }
+
+    /// A process that an earlier router has left so.
+    pub(super) fn awaited(id: WorkerId, left: Stage, until: Moment) -> Self {
+        Self { id, state: State::Awaited { until, left }, ..Self::new(id.slot) }
+    }
+
     /// Whether a process exists.
     pub(super) fn alive(&self) -> bool {
-        matches!(self.state, State::Starting { .. } | State::Ready | State::Stopping { .. })
+        self.stage().is_some() || matches!(self.state, State::Awaited { .. })
+    }
+
+    /// Whether nothing will happen to it by itself.
+    pub(super) fn resting(&self) -> bool {
+        matches!(self.state, State::Down | State::Errored)
+    }
+
+    /// Whether its process is to go and no other to follow.
+    pub(super) fn leaving(&self) -> bool {
+        match self.state {
+            State::Draining { .. } => true,
+            State::Stopping { wanted, .. } => wanted,
+            State::Awaited { left, .. } => matches!(left, Stage::Draining | Stage::Stopping),
+            _ => false,
+        }
+    }
+
+    /// How far its process is; what the roll says of it.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        match self.state {
+            State::Starting { .. } => Some(Stage::Starting),
+            State::Ready => Some(Stage::Ready),
+            State::Draining { .. } => Some(Stage::Draining),
+            State::Stopping { .. } => Some(Stage::Stopping),
+            State::Awaited { left, .. } => Some(left),
+            State::Down | State::Backoff(_) | State::Errored => None,
+        }
+    }
+
+    /// The operator starts it anew: what it did before does not count.
+    pub(super) fn forget(&mut self) {
+        self.unstable = 0;
+        self.backoff = None;
     }
 
     /// When [`Input::Tick`] has something to do.
     pub(super) fn deadline(&self) -> Option<Moment> {
         match self.state {
             State::Starting { patience, settle, .. } => patience.into_iter().chain(settle).min(),
-            State::Stopping { next: Next::Ask(at) | Next::Kill(at), .. } | State::Backoff(at) => {
-                Some(at)
-            }
-            _ => None,
+            State::Stopping { next: Next::Ask(at) | Next::Kill(at), .. }
+            | State::Backoff(at)
+            | State::Draining { until: at }
+            | State::Awaited { until: at, .. } => Some(at),
+            State::Stopping { next: Next::Wait, .. }
+            | State::Down
+            | State::Ready
+            | State::Errored => None,
         }
     }
 
     /// The table.
-    pub(super) fn step(
-        &mut self,
-        input: Input,
-        app: &App,
-        habits: &mut Habits,
-        now: Moment,
-    ) -> Vec<Action> {
-        use State::{Backoff, Down, Errored, Ready, Starting, Stopping};
-        if input == Input::Listens {
-            *habits = Habits { listens: true, never_listens: false };
+    pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) -> Vec<Action> {
+        use State::{Awaited, Backoff, Down, Draining, Errored, Ready, Starting, Stopping};
+        let (app, now) = (around.rules.app, around.now);
+        match input {
+            Input::Listens => *around.habits = Habits { listens: true, ..Habits::default() },
+            Input::Listening | Input::Ready => around.habits.silent = false,
+            _ => {}
         }
         match (self.state, input) {
-            (Down | Errored, Input::Start) => self.spawn(app, now),
-            (Backoff(at), Input::Tick) if at <= now => self.spawn(app, now),
-            (Backoff(_), Input::Stop | Input::Kill) => {
+            (Down | Errored | Backoff(_), Input::Start) => self.spawn(around),
+            (Backoff(at), Input::Tick) if at <= now => self.spawn(around),
+            (Backoff(_) | Errored, Input::Stop | Input::Kill | Input::Drain) => {
                 self.state = Down;
                 vec![]
+            }
+
+            (Awaited { left, .. }, Input::Attached) => self.attached(left, around),
+            (Awaited { until, .. }, Input::Drain) => {
+                self.state = Awaited { until, left: Stage::Draining };
+                vec![]
+            }
+            (Awaited { left, until }, Input::Tick) if until <= now => {
+                self.trouble = Some(Trouble::NeverAttached);
+                let wanted = matches!(left, Stage::Draining | Stage::Stopping);
+                self.state = Stopping { wanted, next: Next::Wait };
+                vec![Action::Say(self.id, Note::OrphanLost(None)), Action::Kill(self.id)]
+            }
+            (Awaited { left, .. }, Input::Exited(exit)) => {
+                // It may have run for days: no unstable life, no pause.
+                let leaves = matches!(left, Stage::Draining | Stage::Stopping);
+                self.state = if leaves || !app.autorestart { Down } else { Backoff(now) };
+                self.last_exit = Some(exit.clone());
+                vec![Action::Say(self.id, Note::OrphanLost(Some(exit)))]
+            }
+            (Awaited { .. }, Input::Stop) => {
+                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
+                vec![Action::Signal(self.id)]
             }
 
             (
                 Starting { .. },
                 sign @ (Input::Online | Input::Heartbeat | Input::Listens | Input::Tick),
-            ) => self.starting(sign, app, habits, now),
-            (Starting { .. }, Input::Ready) => self.ready(None, habits, now),
-            (Starting { .. }, Input::Listening) if !app.wait_ready => {
-                habits.listens = true;
-                self.ready(None, habits, now)
+            ) => self.starting(sign, around),
+            (Starting { .. }, Input::Ready) => self.ready(None, around),
+            (Starting { .. }, Input::Listening) if !app.wait_ready || self.shown() => {
+                around.habits.listens = true;
+                self.ready(None, around)
+            }
+            (Starting { .. }, Input::Compared(missing)) => self.compared(missing, around),
+            (Starting { .. } | Stopping { .. }, Input::Alone) => {
+                let shown = self.trial.take().is_some_and(|trial| trial.shown);
+                let runs = matches!(self.state, Starting { .. });
+                if shown && runs { self.ready(None, around) } else { vec![] }
             }
 
+            (Ready, Input::Drain) => {
+                let within = around.rules.drain_timeout;
+                self.state = Draining { until: now + within };
+                vec![Action::Drain(self.id), Action::Say(self.id, Note::Draining(within))]
+            }
+            (Draining { .. }, Input::Drained) => self.drained(Note::Drained, around),
+            (Draining { until }, Input::Tick) if until <= now => {
+                self.drained(Note::DrainOver, around)
+            }
+
+            (Starting { .. }, Input::Closed) if self.trial.is_some() => {
+                self.state = Stopping { wanted: false, next: Next::Ask(now + LAST_BREATH) };
+                vec![Action::Say(self.id, Note::Left)]
+            }
             (Starting { .. } | Ready, Input::Closed) => {
                 self.state = Stopping { wanted: false, next: Next::Ask(now + LEAVE) };
                 vec![Action::SetReady(self.id, false), Action::Say(self.id, Note::Left)]
             }
-            (Starting { .. } | Ready | Stopping { wanted: false, .. }, Input::Broken(why)) => {
-                self.state = Stopping { wanted: false, next: Next::Wait };
-                vec![
-                    Action::SetReady(self.id, false),
-                    Action::Say(self.id, Note::Broken(why)),
-                    Action::Kill(self.id),
-                ]
+            (Draining { until }, Input::Closed) => {
+                // What it still has it may finish, as if it drained.
+                self.state = Stopping { wanted: true, next: Next::Ask(until.min(now + LEAVE)) };
+                vec![Action::Say(self.id, Note::Left)]
             }
-            (Starting { .. } | Ready, Input::Stop) => {
+            (
+                Starting { .. } | Ready | Draining { .. } | Stopping { wanted: false, .. },
+                Input::Broken(why),
+            ) => self.give_up(Trouble::Broken(why.clone()), Some(Note::Broken(why))),
+            (Starting { .. } | Ready | Draining { .. }, Input::Hung(silent)) => {
+                self.give_up(Trouble::Hung(silent), Some(Note::Hung(silent)))
+            }
+
+            (Ready, Input::Stop) => {
                 self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
                 vec![Action::SetReady(self.id, false), Action::Terminate(self.id)]
             }
-            (Stopping { wanted: false, next: Next::Ask(_) }, Input::Stop) => {
+            // What has not had a session yet has none to drain.
+            (Starting { .. }, Input::Stop | Input::Drain) => {
+                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
+                vec![Action::SetReady(self.id, false), Action::Terminate(self.id)]
+            }
+            (Draining { .. }, Input::Stop) => {
+                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
+                vec![Action::Terminate(self.id)]
+            }
+            (Stopping { next: Next::Ask(_), .. }, Input::Stop) => {
                 self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
                 vec![Action::Signal(self.id)]
             }
-            // Asked or killed already; only its reason changes.
-            (Stopping { next, .. }, Input::Stop) => {
+            // Asked or killed already, or leaving by itself; only its reason changes.
+            (Stopping { next, .. }, Input::Stop | Input::Drain) => {
                 self.state = Stopping { wanted: true, next };
                 vec![]
             }
-            (Starting { .. } | Ready | Stopping { .. }, Input::Kill) => {
+            (
+                Starting { .. } | Ready | Draining { .. } | Stopping { .. } | Awaited { .. },
+                Input::Kill,
+            ) => {
                 self.state = Stopping { wanted: true, next: Next::Wait };
                 vec![Action::SetReady(self.id, false), Action::Kill(self.id)]
             }
@@ -285,40 +513,67 @@ impl Worker {
                 vec![Action::Say(self.id, Note::Overdue), Action::Kill(self.id)]
             }
 
-            (Stopping { wanted: true, .. }, Input::Exited(exit)) => {
-                self.state = Down;
-                self.last_exit = Some(exit.clone());
-                vec![Action::Say(self.id, Note::Ended(exit, now.saturating_sub(self.started)))]
+            (Draining { .. } | Stopping { wanted: true, .. }, Input::Exited(exit)) => {
+                self.ended(exit, now)
+            }
+            (Starting { .. } | Stopping { .. }, Input::Exited(exit)) if self.trial.is_some() => {
+                self.trouble.get_or_insert(Trouble::Exited(exit.clone()));
+                self.ended(exit, now)
             }
             (Starting { .. } | Ready | Stopping { .. }, Input::Exited(exit)) => {
-                self.exited(exit, app, now)
+                self.exited(exit, around)
             }
             // Late words of a worker whose fate is settled, and signs that say nothing new.
             _ => vec![],
         }
     }
 
-    fn spawn(&mut self, app: &App, now: Moment) -> Vec<Action> {
+    fn spawn(&mut self, around: &Around<'_>) -> Vec<Action> {
         assert!(!self.alive(), "slot {}: a second process", self.id.slot);
-        self.id.generation += 1;
-        self.started = now;
+        let mut generation = around.latest + 1;
+        // The two that live in a slot differ in parity: see `WorkerId::seat`.
+        if around.other.is_some_and(|other| other.generation & 1 == generation & 1) {
+            generation += 1;
+        }
+        self.id.generation = generation;
+        self.trouble = None;
+        self.started = around.now;
         self.state = State::Starting {
             online: false,
-            patience: Some(now + app.listen_timeout),
+            patience: Some(around.now + around.rules.app.listen_timeout),
             settle: None,
             listens: false,
         };
         vec![Action::Spawn(self.id)]
     }
 
+    /// It goes on from where its last router saw it.
+    fn attached(&mut self, left: Stage, around: &Around<'_>) -> Vec<Action> {
+        let (rules, now) = (around.rules, around.now);
+        let (state, action) = match left {
+            Stage::Starting => {
+                let patience = Some(now + rules.app.listen_timeout);
+                let state =
+                    State::Starting { online: true, patience, settle: None, listens: false };
+                (state, None)
+            }
+            Stage::Ready => (State::Ready, Some(Action::SetReady(self.id, true))),
+            Stage::Draining => {
+                let until = now + rules.drain_timeout;
+                (State::Draining { until }, Some(Action::Drain(self.id)))
+            }
+            Stage::Stopping => {
+                let next = Next::Kill(now + rules.app.kill_timeout);
+                (State::Stopping { wanted: true, next }, Some(Action::Terminate(self.id)))
+            }
+        };
+        self.state = state;
+        action.into_iter().collect()
+    }
+
     /// A sign that is not yet readiness, or none in time.
-    fn starting(
-        &mut self,
-        input: Input,
-        app: &App,
-        habits: &mut Habits,
-        now: Moment,
-    ) -> Vec<Action> {
+    fn starting(&mut self, input: Input, around: &mut Around<'_>) -> Vec<Action> {
+        let (app, now) = (around.rules.app, around.now);
         let State::Starting { online, patience, settle, listens } = &mut self.state else {
             return vec![];
         };
@@ -326,13 +581,14 @@ impl Worker {
             Input::Online => {
                 *online = true;
                 // Node itself was slow to boot; the app gets its full time all the same.
-                if patience.is_none() && !app.wait_ready {
+                let late = now >= self.started + app.listen_timeout;
+                if late && (patience.is_none() && !app.wait_ready || self.trial.is_some()) {
                     *patience = Some(now + app.listen_timeout);
                 }
                 vec![]
             }
-            Input::Heartbeat if app.wait_ready || habits.listens || *listens => vec![],
-            Input::Heartbeat if habits.never_listens => self.ready(None, habits, now),
+            Input::Heartbeat if app.wait_ready || around.habits.listens || *listens => vec![],
+            Input::Heartbeat if around.habits.never_listens => self.ready(None, around),
             Input::Heartbeat => {
                 settle.get_or_insert(now + SETTLE);
                 vec![]
@@ -345,26 +601,45 @@ impl Worker {
             _ if settle.is_some_and(|at| at <= now) => {
                 *settle = None;
                 // Meanwhile a sibling asked to listen: so will this one.
-                if habits.listens { vec![] } else { self.ready(None, habits, now) }
+                if around.habits.listens { vec![] } else { self.ready(None, around) }
             }
             _ if patience.is_some_and(|at| at <= now) => {
                 *patience = None;
-                if app.wait_ready {
-                    vec![Action::Say(self.id, Note::StillWaiting)]
-                } else if *online {
-                    self.ready(Some(Note::TakenAsReady), habits, now)
-                } else {
-                    vec![]
+                match &self.trial {
+                    Some(trial) if trial.shown => {
+                        let missing = trial.missing.clone();
+                        self.give_up(Trouble::Missing(missing), None)
+                    }
+                    Some(_) if !*online && now < self.started + BOOT => {
+                        *patience = Some(self.started + BOOT);
+                        vec![]
+                    }
+                    Some(_) if !*online || app.wait_ready || !around.habits.silent => {
+                        let waited = now.saturating_sub(self.started);
+                        self.give_up(Trouble::NotReady(waited), None)
+                    }
+                    None if app.wait_ready => vec![Action::Say(self.id, Note::StillWaiting)],
+                    None if !*online => vec![],
+                    _ => self.ready(Some(Note::TakenAsReady), around),
                 }
             }
             _ => vec![],
         }
     }
 
-    fn ready(&mut self, warning: Option<Note>, habits: &mut Habits, now: Moment) -> Vec<Action> {
-        let note = warning.unwrap_or_else(|| Note::Ready(now.saturating_sub(self.started)));
+    fn ready(&mut self, warning: Option<Note>, around: &mut Around<'_>) -> Vec<Action> {
+        if let Some(trial) = &mut self.trial {
+            trial.shown = true;
+            trial.silent = warning.is_some();
+            let compare = |present| Action::Compare { successor: self.id, present };
+            return around.other.map(compare).into_iter().collect();
+        }
+        let habits = &mut *around.habits;
+        habits.silent = warning.is_some() && !habits.listens;
+        let after = around.now.saturating_sub(self.started);
         self.state = State::Ready;
         // Said when it is so: whoever reads it may count on the worker.
+        let note = warning.unwrap_or(Note::Ready(after));
         let mut actions = vec![Action::SetReady(self.id, true), Action::Say(self.id, note)];
         if !habits.listens && !habits.never_listens {
             habits.never_listens = true;
@@ -374,15 +649,58 @@ impl Worker {
         actions
     }
 
-    /// The rules of what follows an exit nobody asked for.
-    fn exited(&mut self, exit: Exit, app: &App, now: Moment) -> Vec<Action> {
-        let uptime = now.saturating_sub(self.started);
-        self.last_exit = Some(exit.clone());
-        let enough = matches!(exit, Exit::Code(code) if app.stop_exit_codes.contains(&code));
-        if enough || !app.autorestart {
-            self.state = State::Down;
-            return vec![Action::Say(self.id, Note::Ended(exit, uptime))];
+    /// By itself it would be ready.
+    fn shown(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.shown)
+    }
+
+    /// What it does not serve of what the other does: nothing is the end of its trial.
+    fn compared(&mut self, missing: Vec<String>, around: &mut Around<'_>) -> Vec<Action> {
+        let State::Starting { patience, .. } = self.state else { return vec![] };
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.shown) else { return vec![] };
+        if missing.is_empty() {
+            let warning = trial.silent.then_some(Note::TakenAsReady);
+            self.trial = None;
+            return self.ready(warning, around);
         }
+        trial.missing.clone_from(&missing);
+        // It may be about to listen there, unless its time is over.
+        if patience.is_some() { vec![] } else { self.give_up(Trouble::Missing(missing), None) }
+    }
+
+    /// What it has is over: it is asked to end.
+    fn drained(&mut self, note: Note, around: &Around<'_>) -> Vec<Action> {
+        let next = Next::Kill(around.now + around.rules.app.kill_timeout);
+        self.state = State::Stopping { wanted: true, next };
+        vec![Action::Say(self.id, note), Action::Terminate(self.id)]
+    }
+
+    /// Killed, and the reason kept. What was not leaving is started again by the rules.
+    fn give_up(&mut self, why: Trouble, note: Option<Note>) -> Vec<Action> {
+        let wanted = self.trial.is_some() || self.leaving();
+        self.trouble = Some(why);
+        self.state = State::Stopping { wanted, next: Next::Wait };
+        let note = note.map(|note| Action::Say(self.id, note));
+        let actions = [Action::SetReady(self.id, false)].into_iter().chain(note);
+        actions.chain([Action::Kill(self.id)]).collect()
+    }
+
+    /// Gone for good.
+    fn ended(&mut self, exit: Exit, now: Moment) -> Vec<Action> {
+        self.state = State::Down;
+        self.last_exit = Some(exit.clone());
+        vec![Action::Say(self.id, Note::Ended(exit, now.saturating_sub(self.started)))]
+    }
+
+    /// The rules of what follows an exit nobody asked for.
+    fn exited(&mut self, exit: Exit, around: &Around<'_>) -> Vec<Action> {
+        let (app, now) = (around.rules.app, around.now);
+        let uptime = now.saturating_sub(self.started);
+        let enough = matches!(exit, Exit::Code(code) if app.stop_exit_codes.contains(&code));
+        if enough || !app.autorestart || around.succeeded {
+            return self.ended(exit, now);
+        }
+        self.last_exit = Some(exit.clone());
         self.unstable = if uptime < app.min_uptime { self.unstable + 1 } else { 0 };
         if self.unstable > app.max_restarts {
             self.state = State::Errored;
@@ -427,7 +745,15 @@ mod tests {
         }
 
         fn at(&mut self, ms: u64, input: Input) -> Vec<Action> {
-            self.worker.step(input, &self.app, &mut self.habits, Duration::from_millis(ms))
+            let mut around = Around {
+                rules: Rules { app: &self.app, drain_timeout: Duration::from_secs(30) },
+                habits: &mut self.habits,
+                now: Duration::from_millis(ms),
+                latest: self.worker.id.generation,
+                other: None,
+                succeeded: false,
+            };
+            self.worker.step(input, &mut around)
         }
 
         fn is_ready(&self) -> bool {

@@ -43,6 +43,8 @@ pub(super) fn config(app: App) -> Config {
         sticky: Sticky::Sid,
         proxy: None,
         head_timeout: HEAD_TIMEOUT,
+        drain_timeout: Duration::from_secs(30),
+        disconnect_over: Duration::from_secs(10),
         log: LogFormat::Pretty,
         verbosity: Verbosity::Normal,
     }
@@ -88,6 +90,22 @@ impl DataPlane for Notebook {
         if let (true, Some(signal)) = (ready, self.signal) {
             process::kill(Pid::this(), signal).expect("to ourselves");
         }
+    }
+
+    fn drain(&mut self, worker: WorkerId, _: Duration, _: Duration) {
+        self.said.push(format!("drain {worker}"));
+    }
+
+    fn sessions(&self, _: WorkerId) -> u32 {
+        0
+    }
+
+    fn says_when_drained(&self, _: WorkerId) -> bool {
+        false
+    }
+
+    fn places(&self, _: WorkerId) -> Vec<String> {
+        vec![]
     }
 
     fn detach(&mut self, worker: WorkerId) {
