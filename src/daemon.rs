@@ -38,6 +38,9 @@ const WORKERS_PER_SHARD: usize = 4;
 /// then always fits one of its reads, so no length is ever cut by one.
 const SMALL_SEND_BUFFER: usize = 16 << 10;
 
+/// Signs of life of a worker in the time after which it is taken for hung.
+const BEATS: u32 = 4;
+
 /// Different warnings of preloads that are logged, each once.
 const MAX_WARNINGS: usize = 256;
 
@@ -123,7 +126,11 @@ async fn control(
     let (events, happened) = mpsc::unbounded_channel();
     let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
     tokio::task::spawn_local(pass_on);
-    let part = plan.preload.then_some(Part { lane: plan.lane, adapter: config.adapter });
+    let part = plan.preload.then_some(Part {
+        lane: plan.lane,
+        adapter: config.adapter,
+        beat: config.hang_timeout.map(|timeout| timeout / BEATS),
+    });
     let mut plane = Plane {
         shared: Arc::clone(shared),
         listeners: Rc::clone(&listeners),
@@ -178,6 +185,7 @@ async fn pass_on(
                 continue;
             }
             Report::Rested => continue,
+            Report::Drained(worker) => Event::Drained(worker),
             Report::Warning(worker, text) => {
                 if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
                     tracing::warn!(%worker, "{text}");
@@ -280,6 +288,12 @@ impl DataPlane for Plane {
 
     fn places(&self, worker: WorkerId) -> Vec<String> {
         self.listeners.borrow().places_of(worker)
+    }
+
+    fn silence(&self, worker: WorkerId) -> Option<Duration> {
+        let heard = self.shared.roster.last_heard(worker)?;
+        let silent = self.shared.millis(clock()).saturating_sub(heard);
+        Some(Duration::from_millis(silent))
     }
 
     fn detach(&mut self, worker: WorkerId) {

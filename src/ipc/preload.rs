@@ -39,6 +39,10 @@ pub enum Word {
     Room,
     /// So many messages of the lane came without their socket.
     Lost(u64),
+    /// Its event loop turns, and there is no other news.
+    Beat,
+    /// It was to drain, and has no session and no connection left.
+    Drained,
     /// Something the operator must know.
     Warn(String),
     /// The socket that comes with this is for another worker, or for another process of this one.
@@ -99,6 +103,8 @@ pub(super) fn word(text: &Text<'_>) -> Option<Word> {
             let [opened, closed] = [number()?, number()?];
             Word::Load(LoadReport { utilisation, delay_ms, opened, closed })
         }
+        "beat" => Word::Beat,
+        "drained" => Word::Drained,
         "full" => Word::Full,
         "room" => Word::Room,
         "lost" => Word::Lost(u64::from(number()?)),

@@ -45,6 +45,8 @@ function boot(text) {
   if (worker.adapter) attempt('adapter', () => require('./adapter').install());
   attempt('keep-alive', () => require('./keepalive').install());
   attempt('load', () => require('./load').start());
+  attempt('drain', () => require('./drain').listen());
+  if (worker.beat) router.beat(worker.beat);
 }
 
 // `--require <this file>` in either spelling.

@@ -20,6 +20,8 @@ const CONTINUE = /(?:^|\W)100-continue(?:$|\W)/i;
 const kCourse = Symbol('course');
 const SERVED = 1;
 
+let leaving = false; // The worker drains: what begins anew begins elsewhere.
+
 function install() {
   const { prototype } = http.Server;
   const inherited = Object.getPrototypeOf(prototype);
@@ -47,24 +49,46 @@ function leaves(event, req, res, head) {
     course.add(event, req, res, head);
     return true;
   }
-  // No `sid=`, no session; with `EIO=` it asks for one.
-  if (!url.includes('sid=')) {
-    if (event === 'request' && url.includes('EIO=') && req.method === 'GET') sessions.watch(res);
-    return false;
-  }
-  if (course === undefined && !sessions.hasGuests()) return false;
-  const id = sessions.idOf(url);
-  if (id === '') return false;
-  if (course === undefined || sessions.isHome(id)) {
-    if (sessions.hasGuests()) sessions.saw(id, event === 'upgrade' ? socket : undefined);
-    return false;
-  }
+  if (isHere(event, req, res, course === undefined)) return false;
   // An upgrade whose body is still to come keeps its parser: left to the app.
   if (event === 'upgrade' && socket.parser) return false;
   const number = numberOf(socket);
   if (number === undefined || !process.connected) return false;
   socket[kCourse] = new Departure(socket, number);
   socket[kCourse].add(event, req, res, head);
+  return true;
+}
+
+// Whether the request is answered by this worker. The first of a connection always is: the router has
+// chosen by it.
+function isHere(event, req, res, first) {
+  const { url } = req;
+  // No `sid=`, no session; with `EIO=` it asks for one.
+  const id = !url.includes('sid=') || (first && !sessions.hasGuests()) ? '' : sessions.idOf(url);
+  if (id === '') {
+    if (leaving && !first) return false;
+    if (event === 'request' && url.includes('EIO=') && req.method === 'GET' && !url.includes('sid=')) sessions.watch(res);
+    return true;
+  }
+  if (!first && !sessions.isHome(id)) return false;
+  if (sessions.hasGuests()) sessions.saw(id, event === 'upgrade' ? req.socket : undefined);
+  return true;
+}
+
+/** From here on a later request without a session of this worker is another worker's. */
+function leaveHome() {
+  leaving = true;
+}
+
+/** Gives a connection back on which nothing is going on. `false`: something is, or it is not HTTP's. */
+function giveBackIdle(socket) {
+  const { parser } = socket;
+  if (!parser || socket._httpMessage || socket[kCourse] instanceof Departure) return false;
+  if (socket.writableLength > 0 || socket.readableLength > 0 || parser.finish() instanceof Error) return false;
+  const number = numberOf(socket);
+  if (number === undefined || !process.connected) return false;
+  const handle = takeOff(socket);
+  delivery.giveBack(handle, number, drain(socket));
   return true;
 }
 
@@ -228,4 +252,4 @@ function drain(socket) {
   return unread;
 }
 
-module.exports = { install };
+module.exports = { install, leaveHome, giveBackIdle };

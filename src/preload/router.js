@@ -3,13 +3,17 @@
 // here: the worker is on its way out, and nobody is left to be told.
 'use strict';
 
+const { performance } = require('perf_hooks');
+
 const send = process.send;
 const warned = new Set();
+let last = 0; // When something was said last.
 
 function ignore() {}
 
 /** A string or an object; a handle goes along with `give`. */
 function say(message) {
+  last = performance.now();
   send.call(process, message, ignore);
 }
 
@@ -27,4 +31,12 @@ function warn(text) {
   say(`router:warn ${text}`);
 }
 
-module.exports = { say, give, warn };
+/** Says `router:beat` whenever nothing else was said for half of `every` milliseconds. */
+function beat(every) {
+  const timer = setInterval(() => {
+    if (performance.now() - last >= every / 2) say('router:beat');
+  }, every / 2);
+  timer.unref();
+}
+
+module.exports = { say, give, warn, beat };

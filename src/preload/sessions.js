@@ -257,6 +257,25 @@ function touch(id, record) {
   announced.set(id, record);
 }
 
+/** Sessions there are. */
+function count() {
+  let sum = guests;
+  for (const engine of engines) sum += engine.clientsCount;
+  return sum;
+}
+
+/** Closes so many of those an engine has, the oldest first; those that are closing already count. */
+function close(most) {
+  let left = most;
+  for (const engine of engines) {
+    for (const socket of Object.values(engine.clients)) {
+      if (left-- <= 0) return;
+      // The client takes it for a lost connection, and comes back by itself.
+      if (socket.readyState === 'open') socket.close();
+    }
+  }
+}
+
 /** `see()` runs whenever a session opens or closes. */
 function onChange(see) {
   changed = see;
@@ -269,4 +288,4 @@ function takeCounts() {
   return counts;
 }
 
-module.exports = { install, idOf, isHome, watch, hasGuests, saw, onChange, takeCounts };
+module.exports = { install, idOf, isHome, watch, hasGuests, saw, onChange, takeCounts, count, close };

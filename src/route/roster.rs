@@ -54,6 +54,8 @@ struct Seat {
     standing: AtomicU64,
     /// Generation << 3 | has a preload << 2 | full << 1 | has a lane.
     lane: AtomicU64,
+    /// When something came on its channel last, in milliseconds of the shards' clock.
+    heard: AtomicU64,
     load: Load,
 }
 
@@ -142,6 +144,7 @@ impl Roster {
         self.end.fetch_max(worker.seat() + 1, Ordering::AcqRel);
         if !seat.load.is_of(worker.generation) {
             seat.load.begin(worker.generation);
+            seat.heard.store(0, Ordering::Relaxed);
             seat.lane.store(u64::from(worker.generation) << 3, Ordering::Relaxed);
         }
         let word = u64::from(worker.generation) << 2 | standing.bits();
@@ -223,6 +226,21 @@ impl Roster {
     #[must_use]
     pub fn has_preload(&self, worker: WorkerId) -> bool {
         self.lane_bits(worker) & HAS_PRELOAD != 0
+    }
+
+    /// `worker` has said something, at this time of the shards' clock in milliseconds.
+    pub fn heard(&self, worker: WorkerId, now: u64) {
+        if let Some(seat) = self.seats.get(worker.seat()) {
+            seat.heard.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When `worker` has said something last, if it has a preload, which does so at least every now
+    /// and then.
+    #[must_use]
+    pub fn last_heard(&self, worker: WorkerId) -> Option<u64> {
+        let heard = self.seats.get(worker.seat())?.heard.load(Ordering::Relaxed);
+        (heard > 0 && self.has_preload(worker)).then_some(heard)
     }
 
     /// `worker` is (not) out of descriptors: it gets no sockets while it is.

@@ -531,6 +531,11 @@ impl Shard {
                 self.close(id);
             }
             (_, Kind::App) => self.route_unreadable(id, self.shared.settings.by_address, now),
+            // Given back by a worker that drains, and idle: no request was begun that could be late.
+            (_, Kind::Pool) if connection.unwanted => {
+                self.count(Counter::Abandoned);
+                self.close(id);
+            }
             (_, Kind::Pool) => {
                 self.count(Counter::RefusedTimeout);
                 self.refuse(id, TIMEOUT);

@@ -203,6 +203,8 @@ pub enum Report {
     SpeaksFirst(Arc<listener::Listener>),
     /// Its preload has something to say to the operator.
     Warning(WorkerId, String),
+    /// It was to drain, and has nothing left.
+    Drained(WorkerId),
     /// Its channel is gone.
     ChannelEnded(WorkerId, End),
 }

@@ -84,6 +84,7 @@ impl Shard {
     /// Bytes have come on a channel.
     pub fn received(&mut self, id: ChannelId, bytes: &[u8], now: Instant) {
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
+        self.shared.roster.heard(channel.worker, self.shared.millis(now));
         let mut frames = Vec::new();
         let fed = channel.deframer.feed(bytes, &mut |frame| frames.push(frame));
         for frame in frames {
@@ -507,6 +508,9 @@ impl Shard {
                 self.shared.roster.reported(worker, report, self.shared.millis(now));
                 self.worker_turns(worker);
             }
+            // That it was said is all: see `received`.
+            Word::Beat => {}
+            Word::Drained => self.report(Report::Drained(worker)),
             Word::Full => self.worker_is_full(worker, true, now),
             Word::Room => self.worker_is_full(worker, false, now),
             Word::Lost(sockets) => self.lost(worker, sockets),

@@ -94,6 +94,8 @@ pub trait DataPlane {
     fn sessions(&self, worker: WorkerId) -> u32;
     /// Whether its preload is there, which says by itself when it has drained.
     fn says_when_drained(&self, worker: WorkerId) -> bool;
+    /// For how long it has said nothing; `None`: it need not say anything.
+    fn silence(&self, worker: WorkerId) -> Option<Duration>;
     /// Where it takes connections.
     fn places(&self, worker: WorkerId) -> Vec<String>;
     /// The process is gone, ready or not.

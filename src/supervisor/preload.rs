@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::route::WorkerId;
 use crate::sys::process::LANE_FD;
@@ -13,10 +14,11 @@ use crate::sys::process::LANE_FD;
 pub(super) const VARIABLE: &str = "ROUTER_WORKER";
 
 /// Every file of the script; the first is the one that is loaded.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("index.js", include_str!("../preload/index.js")),
     ("adapter.js", include_str!("../preload/adapter.js")),
     ("delivery.js", include_str!("../preload/delivery.js")),
+    ("drain.js", include_str!("../preload/drain.js")),
     ("keepalive.js", include_str!("../preload/keepalive.js")),
     ("lane.js", include_str!("../preload/lane.js")),
     ("load.js", include_str!("../preload/load.js")),
@@ -33,6 +35,8 @@ pub struct Part {
     pub lane: bool,
     /// Put the cluster adapter in place of Socket.IO's default.
     pub adapter: bool,
+    /// Show that the event loop turns, this often.
+    pub beat: Option<Duration>,
 }
 
 /// The script on disk.
@@ -72,6 +76,7 @@ impl Preload {
             "generation": id.generation,
             "lane": lane,
             "adapter": self.part.adapter,
+            "beat": self.part.beat.map(|beat| u64::try_from(beat.as_millis()).unwrap_or(u64::MAX)),
         })
         .to_string()
     }
@@ -110,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_script_is_there_while_it_is_needed_and_nobody_elses() {
-        let preload = Preload::write(Part { lane: true, adapter: false }).expect("writable");
+        let preload = Preload::write(Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) }).expect("writable");
         let directory = preload.directory.clone();
         let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -120,7 +125,7 @@ mod tests {
         assert_eq!(
             told,
             serde_json::json!({
-                "slot": 3, "generation": 9, "lane": 4, "adapter": false
+                "slot": 3, "generation": 9, "lane": 4, "adapter": false, "beat": 7000
             })
         );
         drop(preload);

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::fleet::{End, Fleet, News};
 use super::launch::{self, Launched};
@@ -35,6 +35,9 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often the sessions of a draining worker are looked at that does not say by itself when it
 /// has none left.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
+
+/// Looks for silent workers in the time after which one is taken for hung.
+const LISTENS: u32 = 8;
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
@@ -83,6 +86,8 @@ pub async fn run(
     );
     let actions = supervisor.fleet.start(Moment::ZERO);
     supervisor.perform(actions);
+    let mut look = every(DRAIN_LOOK);
+    let mut listen = every(config.hang_timeout.unwrap_or(DRAIN_LOOK) / LISTENS);
     let mut plane_lives = true;
     loop {
         if let Some(outcome) = supervisor.outcome() {
@@ -103,7 +108,8 @@ pub async fn run(
             Some(wish) = wishes.recv() => Turn::Wish(wish),
             Some((worker, exit)) = exits.recv() => Turn::Feed(worker, Input::Exited(exit)),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
-            () = sleep(DRAIN_LOOK), if looks => Turn::Look,
+            _ = look.tick(), if looks => Turn::Look,
+            _ = listen.tick(), if config.hang_timeout.is_some() => Turn::Listen,
             event = events.recv(), if plane_lives => match event {
                 Some(event) => event.into(),
                 None => {
@@ -117,6 +123,13 @@ pub async fn run(
     }
 }
 
+/// A turn that is late puts off those after it.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period.max(Duration::from_millis(1)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 /// What one turn of the loop is about.
 enum Turn {
     Stop(&'static str),
@@ -124,6 +137,8 @@ enum Turn {
     Tick,
     /// At the sessions of those that drain.
     Look,
+    /// For those that have fallen silent.
+    Listen,
     Wish(Wish),
     Feed(WorkerId, Input),
 }
@@ -187,6 +202,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Turn::Tick => self.fleet.tick(self.now),
             Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
             Turn::Look => self.look(),
+            Turn::Listen => self.listen(),
             Turn::Wish(wish) => self.fulfil(wish),
             Turn::Reap => {
                 self.reap();
@@ -241,6 +257,19 @@ impl<P: DataPlane> Supervisor<'_, P> {
         let fed =
             drained.into_iter().flat_map(|worker| fleet.feed(worker, Input::Drained, self.now));
         fed.collect()
+    }
+
+    fn listen(&mut self) -> Vec<Action> {
+        let Some(timeout) = self.config.hang_timeout else { return vec![] };
+        let silent = self.fleet.stages().filter_map(|(worker, stage)| {
+            let silent = self.plane.silence(worker).filter(|silent| *silent > timeout)?;
+            // One that starts has its own time limit.
+            matches!(stage, Stage::Ready | Stage::Draining).then_some((worker, silent))
+        });
+        let silent: Vec<_> = silent.collect();
+        let fleet = &mut self.fleet;
+        let feed = |(worker, silent)| fleet.feed(worker, Input::Hung(silent), self.now);
+        silent.into_iter().flat_map(feed).collect()
     }
 
     /// Places of the present worker's that its successor does not serve.

@@ -104,6 +104,10 @@ impl DataPlane for Notebook {
         false
     }
 
+    fn silence(&self, _: WorkerId) -> Option<Duration> {
+        None
+    }
+
     fn places(&self, _: WorkerId) -> Vec<String> {
         vec![]
     }
