@@ -105,6 +105,8 @@ fn resolve_in(
     install::install(&app.script, "npm", options.no_install)?;
 
     let default_port = default_port(&app, variable)?;
+    // A debugger may hold a worker still for as long as it likes.
+    let inspected = app.inspected();
     let threads = match options.threads {
         None | Some(Threads::Auto) => None,
         Some(Threads::Max) => Some(cores),
@@ -124,8 +126,9 @@ fn resolve_in(
         sticky: options.sticky,
         proxy,
         head_timeout: options.head_timeout,
-        drain_timeout: config::DRAIN_TIMEOUT,
-        disconnect_over: config::DISCONNECT_OVER,
+        drain_timeout: options.drain_timeout,
+        disconnect_over: options.disconnect_over.min(options.drain_timeout),
+        hang_timeout: Some(options.hang_timeout).filter(|timeout| !timeout.is_zero() && !inspected),
         log: options.log_format,
         verbosity: options.verbosity(),
     })

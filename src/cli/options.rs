@@ -9,8 +9,8 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser};
 
 use crate::config::{
-    self, Balance, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Sticky, Verbosity,
-    Workers,
+    self, Balance, CronPattern, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Sticky,
+    Verbosity, Workers,
 };
 
 /// Puts Socket.IO on every core of this host: starts the Node workers of an app, hands them
@@ -158,6 +158,43 @@ pub struct Options {
     #[arg(long, env = "ROUTER_HEAD_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = head_timeout)]
     pub head_timeout: Duration,
 
+    /// How long a worker that is replaced may keep the sessions it has, in seconds
+    #[arg(long, env = "ROUTER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = config::seconds)]
+    pub drain_timeout: Duration,
+
+    /// The last part of that, over which the clients that are left are disconnected, in seconds
+    #[arg(long, env = "ROUTER_DISCONNECT_OVER", value_name = "SECONDS", default_value = "10", value_parser = config::seconds)]
+    pub disconnect_over: Duration,
+
+    /// Kill and restart a worker whose event loop has not turned for so long, in seconds; 0 never
+    #[arg(long, env = "ROUTER_HANG_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = config::seconds)]
+    pub hang_timeout: Duration,
+
+    /// Replace a worker whose resident memory is more than this: bytes, or with K, M, G
+    /// [default: never]
+    #[arg(long, env = "ROUTER_MAX_MEMORY_RESTART", value_name = "BYTES", value_parser = config::bytes)]
+    pub max_memory_restart: Option<u64>,
+
+    /// Reload at the times of this cron pattern, in local time
+    #[arg(long, env = "ROUTER_CRON_RESTART", value_name = "PATTERN")]
+    pub cron_restart: Option<CronPattern>,
+
+    /// Restart the workers when a file changes below the app's directory
+    #[arg(long, env = "ROUTER_WATCH", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub watch: bool,
+
+    /// What is not watched, besides node_modules and what begins with a dot: paths or globs
+    #[arg(long, env = "ROUTER_IGNORE_WATCH", value_name = "GLOBS", value_delimiter = ',', value_parser = pattern)]
+    pub ignore_watch: Vec<String>,
+
+    /// A variable that counts up, one for each worker, from its value in the app's env or 0
+    #[arg(long, env = "ROUTER_INCREMENT_VAR", value_name = "NAME")]
+    pub increment_var: Option<String>,
+
+    /// Leave a worker's own children alive when it is ended
+    #[arg(long, env = "ROUTER_NO_TREEKILL", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub no_treekill: bool,
+
     /// Add the variables of the ecosystem file's env_NAME
     #[arg(long, env = "ROUTER_ENV", value_name = "NAME")]
     pub env: Option<String>,
@@ -211,6 +248,10 @@ fn head_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn pattern(text: &str) -> Result<String, String> {
+    config::glob(text).map(|_| text.to_owned())
+}
+
 impl Options {
     /// How much to say.
     pub const fn verbosity(&self) -> Verbosity {
@@ -240,6 +281,12 @@ impl Options {
             max_restarts: self.max_restarts,
             restart_delay: self.restart_delay,
             exp_backoff_restart_delay: self.exp_backoff_restart_delay,
+            max_memory_restart: self.max_memory_restart,
+            cron_restart: self.cron_restart.clone(),
+            watch: self.watch.then(|| vec![".".into()]),
+            ignore_watch: Some(self.ignore_watch.clone()).filter(|globs| !globs.is_empty()),
+            increment_var: self.increment_var.clone(),
+            treekill: self.no_treekill.then_some(false),
             ..RawApp::default()
         }
     }

@@ -5,12 +5,12 @@
 //! the rest with the defaults.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{ConfigError, Workers};
+use super::{ConfigError, CronPattern, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,48 @@ pub struct App {
     ///
     /// PM2's default is zero. Ours is 10 ms: a crash loop must not burn a core.
     pub exp_backoff_restart_delay: Duration,
+    /// A worker whose resident memory is more than this many bytes is recycled.
+    pub max_memory_restart: Option<u64>,
+    /// When all workers are reloaded.
+    pub cron_restart: Option<CronPattern>,
+    /// Files and directories whose changes restart all workers; absolute; empty: none.
+    pub watch: Vec<PathBuf>,
+    /// Globs of what is not watched, besides `node_modules` and what begins with a dot.
+    pub ignore_watch: Vec<String>,
+    /// How long nothing more must change before the restart.
+    pub watch_delay: Duration,
+    /// A variable that counts up from its value in `env` (or 0), one for each slot.
+    pub increment_var: Option<String>,
+    /// A worker's descendants end with it.
+    pub treekill: bool,
+}
+
+impl App {
+    /// The variable of `increment_var` and its value in this slot.
+    ///
+    /// [`RawApp::resolve`] has made sure that the base is a number.
+    pub fn incremented(&self, slot: u16) -> Option<(&str, String)> {
+        let name = self.increment_var.as_deref()?;
+        let base: u64 = self.env.get(name).and_then(|base| base.trim().parse().ok()).unwrap_or(0);
+        Some((name, base.saturating_add(u64::from(slot)).to_string()))
+    }
+
+    /// A debugger may hold the workers still for as long as it likes.
+    pub fn inspected(&self) -> bool {
+        let options = self.env.get("NODE_OPTIONS").map_or(&[][..], std::slice::from_ref);
+        let mut options = options.iter().flat_map(|line| line.split_whitespace());
+        let inspects = |word: &str| word.starts_with("--inspect");
+        self.node_args.iter().any(|word| inspects(word)) || options.any(inspects)
+    }
+
+    /// Every default, and one worker: for tests, so that a new field is added in one place.
+    #[cfg(test)]
+    pub(crate) fn fixture() -> Self {
+        let raw = RawApp { script: Some("/srv/app.js".into()), ..RawApp::default() };
+        let workers = Workers::Exactly(1);
+        raw.resolve(&Surroundings { base: Path::new("/srv"), cores: 2, workers, env: None })
+            .expect("it has a script")
+    }
 }
 
 /// What one layer of settings says of an app; `None` and empty say nothing.
@@ -108,6 +150,20 @@ pub struct RawApp {
     pub restart_delay: Option<Duration>,
     /// See [`App::exp_backoff_restart_delay`].
     pub exp_backoff_restart_delay: Option<Duration>,
+    /// See [`App::max_memory_restart`]; 0 is off.
+    pub max_memory_restart: Option<u64>,
+    /// See [`App::cron_restart`].
+    pub cron_restart: Option<CronPattern>,
+    /// See [`App::watch`]; relative to `cwd`.
+    pub watch: Option<Vec<PathBuf>>,
+    /// See [`App::ignore_watch`].
+    pub ignore_watch: Option<Vec<String>>,
+    /// See [`App::watch_delay`].
+    pub watch_delay: Option<Duration>,
+    /// See [`App::increment_var`].
+    pub increment_var: Option<String>,
+    /// See [`App::treekill`].
+    pub treekill: Option<bool>,
 }
 
 /// What resolving needs to know of the place the router runs in.
@@ -156,6 +212,13 @@ impl RawApp {
             exp_backoff_restart_delay: self
                 .exp_backoff_restart_delay
                 .or(below.exp_backoff_restart_delay),
+            max_memory_restart: self.max_memory_restart.or(below.max_memory_restart),
+            cron_restart: self.cron_restart.or(below.cron_restart),
+            watch: self.watch.or(below.watch),
+            ignore_watch: self.ignore_watch.or(below.ignore_watch),
+            watch_delay: self.watch_delay.or(below.watch_delay),
+            increment_var: self.increment_var.or(below.increment_var),
+            treekill: self.treekill.or(below.treekill),
         }
     }
 
@@ -183,10 +246,21 @@ impl RawApp {
                 }
             }
         }
+        if let Some(name) = &self.increment_var
+            && let Some(base) = env.get(name)
+            && base.trim().parse::<u64>().is_err()
+        {
+            return Err(ConfigError::Increment {
+                app: label,
+                name: name.clone(),
+                got: base.clone(),
+            });
+        }
         Ok(App {
             name: label,
             workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
             script,
+            watch: self.watch.unwrap_or_default().iter().map(|path| joined(&cwd, path)).collect(),
             cwd,
             args: self.args.unwrap_or_default(),
             interpreter: self.interpreter.unwrap_or_else(|| "node".to_owned()),
@@ -206,6 +280,12 @@ impl RawApp {
             exp_backoff_restart_delay: self
                 .exp_backoff_restart_delay
                 .unwrap_or(Duration::from_millis(10)),
+            max_memory_restart: self.max_memory_restart.filter(|bytes| *bytes > 0),
+            cron_restart: self.cron_restart,
+            ignore_watch: self.ignore_watch.unwrap_or_default(),
+            watch_delay: self.watch_delay.unwrap_or(Duration::ZERO),
+            increment_var: self.increment_var,
+            treekill: self.treekill.unwrap_or(true),
         })
     }
 
@@ -217,6 +297,11 @@ impl RawApp {
         };
         self.name.clone().unwrap_or_else(stem)
     }
+}
+
+/// `path` under `base`, without the `.` components that `watch: true` and `./src` bring along.
+fn joined(base: &Path, path: &Path) -> PathBuf {
+    base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 
 #[cfg(test)]
@@ -244,6 +329,11 @@ mod tests {
         assert_eq!(app.min_uptime.as_millis(), 1000);
         assert_eq!(app.exp_backoff_restart_delay.as_millis(), 10);
         assert!(app.autorestart && !app.wait_ready && !app.shutdown_with_message);
+        assert!(app.treekill && app.watch.is_empty() && app.watch_delay.is_zero());
+        assert_eq!(
+            (app.max_memory_restart, app.cron_restart, app.increment_var),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -267,6 +357,45 @@ mod tests {
         let raw = RawApp { cwd: Some("sub".into()), ..script("./a.js") };
         let app = raw.resolve(&around(None)).expect("resolves");
         assert_eq!((app.cwd, app.script), ("/srv/app/sub".into(), "/srv/app/sub/./a.js".into()));
+    }
+
+    #[test]
+    fn what_is_watched_is_below_the_apps_directory_unless_absolute() {
+        let watch = vec![".".into(), "./src".into(), "/etc/chat".into()];
+        let raw = RawApp { cwd: Some("sub".into()), watch: Some(watch), ..script("a.js") };
+        let app = raw.resolve(&around(None)).expect("resolves");
+        let expected = ["/srv/app/sub", "/srv/app/sub/src", "/etc/chat"].map(PathBuf::from);
+        assert_eq!(app.watch, expected);
+    }
+
+    #[test]
+    fn a_variable_counts_up_with_the_slots() {
+        let mut raw = RawApp { increment_var: Some("METRICS".into()), ..script("a.js") };
+        let app = raw.clone().resolve(&around(None)).expect("resolves");
+        assert_eq!(app.incremented(3), Some(("METRICS", "3".to_owned())));
+        raw.env.insert("METRICS".into(), "9100".into());
+        let app = raw.clone().resolve(&around(None)).expect("resolves");
+        assert_eq!(app.incremented(3), Some(("METRICS", "9103".to_owned())));
+        assert_eq!(script("a.js").resolve(&around(None)).expect("resolves").incremented(3), None);
+        raw.env.insert("METRICS".into(), "many".into());
+        let error = raw.resolve(&around(None)).expect_err("it cannot count").to_string();
+        assert_eq!(
+            error,
+            "app a: `increment_var` counts METRICS up, which is `many` in its environment; it must be a number"
+        );
+    }
+
+    #[test]
+    fn no_memory_limit_and_a_debugger_are_seen() {
+        let raw = RawApp { max_memory_restart: Some(0), ..script("a.js") };
+        assert_eq!(raw.resolve(&around(None)).expect("resolves").max_memory_restart, None);
+        let mut app = App::fixture();
+        assert!(!app.inspected());
+        app.env.insert("NODE_OPTIONS".into(), "--enable-source-maps --inspect=0".into());
+        assert!(app.inspected());
+        app.env.clear();
+        app.node_args = vec!["--inspect-brk".into()];
+        assert!(app.inspected());
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! not know or does not act on, so that a file written for PM2 runs unchanged.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::keys::{self, Use};
-use super::{ConfigError, RawApp, milliseconds, split_words};
+use super::{ConfigError, CronPattern, RawApp, bytes, glob, milliseconds, split_words};
 
 /// The longest excerpt of a wrong value shown in an error, in characters.
 const EXCERPT_MAX: usize = 60;
@@ -152,6 +153,13 @@ impl Reader<'_> {
             "exp_backoff_restart_delay" => {
                 raw.exp_backoff_restart_delay = Some(self.duration(key, value)?);
             }
+            "max_memory_restart" => raw.max_memory_restart = Some(self.bytes(key, value)?),
+            "cron_restart" => raw.cron_restart = self.cron(key, value)?,
+            "watch" => raw.watch = Some(self.watch(key, value)?),
+            "ignore_watch" => raw.ignore_watch = Some(self.ignored(key, value)?),
+            "watch_delay" => raw.watch_delay = Some(self.duration(key, value)?),
+            "increment_var" => raw.increment_var = Some(self.text(key, value)?),
+            "treekill" => raw.treekill = Some(self.flag(key, value)?),
             _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
         }
         Ok(())
@@ -210,6 +218,61 @@ impl Reader<'_> {
         const WANTED: &str = "milliseconds (1600) or a duration with a unit (\"3s\")";
         let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, WANTED))?;
         milliseconds(&text).map_err(|_| self.wrong(key, value, WANTED))
+    }
+
+    fn bytes(&self, key: &str, value: &Value) -> Result<u64, ConfigError> {
+        const WANTED: &str = "bytes (314572800) or a size with a unit (\"300M\"; K, M, G)";
+        let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, WANTED))?;
+        bytes(&text).map_err(|_| self.wrong(key, value, WANTED))
+    }
+
+    /// 0 and false are PM2's ways to say never.
+    fn cron(&self, key: &str, value: &Value) -> Result<Option<CronPattern>, ConfigError> {
+        const WANTED: &str = "a cron pattern (\"0 4 * * *\")";
+        match value {
+            Value::Bool(false) => Ok(None),
+            Value::Number(number) if number.as_u64() == Some(0) => Ok(None),
+            Value::String(text) if text == "0" => Ok(None),
+            _ => self.parsed(key, value, WANTED).map(Some),
+        }
+    }
+
+    /// true is the app's own directory.
+    fn watch(&self, key: &str, value: &Value) -> Result<Vec<PathBuf>, ConfigError> {
+        const WANTED: &str = "true, false, a path or a list of paths";
+        match value {
+            Value::Bool(true) => Ok(vec![".".into()]),
+            Value::Bool(false) => Ok(vec![]),
+            _ => Ok(self.listed(key, value, WANTED)?.into_iter().map(PathBuf::from).collect()),
+        }
+    }
+
+    fn ignored(&self, key: &str, value: &Value) -> Result<Vec<String>, ConfigError> {
+        // A RegExp of a JavaScript file arrives here as {}.
+        const WANTED: &str = "a path, a glob or a list of them, not a regular expression";
+        let globs = self.listed(key, value, WANTED)?;
+        if globs.iter().all(|pattern| glob(pattern).is_ok()) {
+            Ok(globs)
+        } else {
+            Err(self.wrong(key, value, WANTED))
+        }
+    }
+
+    /// One text or several; unlike [`Self::words`] a blank is part of a path.
+    fn listed(
+        &self,
+        key: &str,
+        value: &Value,
+        wanted: &'static str,
+    ) -> Result<Vec<String>, ConfigError> {
+        let one = |item: &Value| match item {
+            Value::String(text) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(self.wrong(key, value, wanted)),
+        };
+        match value {
+            Value::Array(items) => items.iter().map(one).collect(),
+            item => Ok(vec![one(item)?]),
+        }
     }
 
     fn words(&self, key: &str, value: &Value) -> Result<Vec<String>, ConfigError> {
@@ -293,7 +356,9 @@ mod tests {
             "env_production": { "NODE_ENV": "production" },
             "wait_ready": true, "listen_timeout": "5s", "kill_timeout": 3000, "min_uptime": "2000",
             "max_restarts": 5, "stop_exit_codes": [0, "3"], "autorestart": "false",
-            "restart_delay": null,
+            "restart_delay": null, "max_memory_restart": "300M", "cron": "0 4 * * *",
+            "watch": ["src", "my lib"], "ignore_watch": "*.log", "watch_delay": 1000,
+            "increment_var": "PORT", "treekill": false,
         }], "deploy": {} });
         let ecosystem = read(&file).expect("it is PM2's");
         assert_eq!(ecosystem.warnings, Vec::<String>::new());
@@ -309,6 +374,29 @@ mod tests {
         assert_eq!(app.min_uptime, Some(Duration::from_secs(2)));
         assert_eq!(app.stop_exit_codes.as_deref(), Some(&[0, 3][..]));
         assert_eq!((app.autorestart, app.restart_delay), (Some(false), None));
+        assert_eq!(app.max_memory_restart, Some(300 * 1024 * 1024));
+        assert_eq!(
+            app.cron_restart.as_ref().map(ToString::to_string),
+            Some("0 4 * * *".to_owned())
+        );
+        assert_eq!(app.watch.as_deref(), Some(&["src".into(), "my lib".into()][..]));
+        assert_eq!(app.ignore_watch.as_deref(), Some(&["*.log".to_owned()][..]));
+        assert_eq!(app.watch_delay, Some(Duration::from_secs(1)));
+        assert_eq!((app.increment_var.as_deref(), app.treekill), (Some("PORT"), Some(false)));
+    }
+
+    #[test]
+    fn pm2s_ways_to_switch_off_are_read() {
+        for (watch, cron, memory, paths) in [
+            (json!(true), json!(0), json!(1024), Some(vec![".".into()])),
+            (json!(false), json!("0"), json!("1K"), Some(vec![])),
+        ] {
+            let file =
+                json!([{ "watch": watch, "cron_restart": cron, "max_memory_restart": memory }]);
+            let app = read(&file).expect("fine").apps.remove(0);
+            assert_eq!((app.watch, app.cron_restart), (paths, None));
+            assert_eq!(app.max_memory_restart, Some(1024));
+        }
     }
 
     #[test]
@@ -339,6 +427,16 @@ mod tests {
             ("stop_exit_codes", json!(["x"]), "exit code"),
             ("script", json!({}), "a string"),
             ("max_restarts", json!(-1), "a number"),
+            ("max_memory_restart", json!("300MB"), "K, M, G"),
+            ("max_memory_restart", json!(-5), "bytes"),
+            ("max_memory_restart", json!(1.5), "bytes"),
+            ("cron_restart", json!("at noon"), "cron pattern"),
+            ("cron", json!("61 * * * *"), "cron pattern"),
+            ("watch", json!(1), "a list of paths"),
+            ("ignore_watch", json!([{}]), "not a regular expression"),
+            ("ignore_watch", json!("a[b"), "a glob"),
+            ("watch_delay", json!("soon"), "milliseconds"),
+            ("treekill", json!("no"), "true or false"),
         ] {
             let file = json!({ "apps": [{ "name": "chat", key: value }] });
             let error = read(&file).expect_err(key).to_string();
@@ -351,13 +449,13 @@ mod tests {
     #[test]
     fn keys_without_effect_are_told_in_one_line_each() {
         let file =
-            json!({ "apps": [{ "script": "a.js", "watch": true, "out": "x", "instnaces": 2 }] });
+            json!({ "apps": [{ "script": "a.js", "uid": "www", "out": "x", "instnaces": 2 }] });
         let warnings = read(&file).expect("warnings only").warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
             warnings.iter().any(|line| line.contains("`instnaces`; did you mean `instances`?"))
         );
-        assert!(warnings.iter().any(|line| line.contains("out") && line.contains("watch")));
+        assert!(warnings.iter().any(|line| line.contains("out") && line.contains("uid")));
     }
 
     #[test]

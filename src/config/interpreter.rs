@@ -218,6 +218,8 @@ impl Plan {
     /// Lays the plan over what was asked for: from now on the configuration says what is done.
     pub fn apply(&self, config: &mut Config) {
         config.preload = self.preload;
+        // The preload is what gives the sign of life.
+        config.hang_timeout = config.hang_timeout.filter(|_| self.preload);
         config.handoff = if self.lane { config.handoff } else { Handoff::Ipc };
         config.serialization = Some(self.serialization);
         config.app.node_args.clone_from(&self.arguments);
@@ -227,39 +229,12 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        Balance, EngineChoice, HEAD_TIMEOUT, LogFormat, RawApp, Sticky, Surroundings, Trust,
-        Verbosity, Workers,
-    };
-    use std::time::Duration;
+    use crate::config::{App, Trust};
 
     const NODE: Interpreter = Interpreter::Node { major: 24, minor: 1 };
 
     fn config() -> Config {
-        let raw = RawApp { script: Some("/srv/app.js".into()), ..RawApp::default() };
-        let workers = Workers::Exactly(1);
-        let app = raw
-            .resolve(&Surroundings { base: Path::new("/srv"), cores: 2, workers, env: None })
-            .expect("it has a script");
-        Config {
-            app,
-            listen: vec![],
-            default_port: 8080,
-            threads: None,
-            engine: EngineChoice::Auto,
-            balance: Balance::LeastConnection,
-            serialization: None,
-            handoff: Handoff::Auto,
-            preload: true,
-            adapter: true,
-            sticky: Sticky::Sid,
-            proxy: None,
-            head_timeout: HEAD_TIMEOUT,
-            drain_timeout: Duration::from_secs(30),
-            disconnect_over: Duration::from_secs(10),
-            log: LogFormat::Pretty,
-            verbosity: Verbosity::Normal,
-        }
+        Config::fixture(App::fixture())
     }
 
     fn planned(
@@ -422,10 +397,12 @@ mod tests {
         let mut config = config();
         planned(|_| {}, Interpreter::Deno).expect("fine").apply(&mut config);
         assert_eq!((config.preload, config.handoff), (false, Handoff::Ipc));
+        assert_eq!(config.hang_timeout, None, "nobody gives a sign of life");
         assert_eq!(config.serialization, Some(Serialization::Advanced));
         assert_eq!(config.app.node_args, ["run", "-A"]);
         let mut config = self::config();
         planned(|_| {}, NODE).expect("fine").apply(&mut config);
         assert_eq!((config.preload, config.handoff), (true, Handoff::Auto));
+        assert!(config.hang_timeout.is_some());
     }
 }

@@ -49,11 +49,17 @@ const KEYS: &[Key] = &[
     honoured("max_restarts", &[]),
     honoured("restart_delay", &[]),
     honoured("exp_backoff_restart_delay", &[]),
+    honoured("max_memory_restart", &[]),
+    honoured("cron_restart", &["cron"]),
+    honoured("watch", &[]),
+    honoured("ignore_watch", &[]),
+    honoured("watch_delay", &[]),
+    honoured("increment_var", &[]),
+    honoured("treekill", &[]),
     ignored("append_env_to_name", &[]),
     ignored("automation", &[]),
     ignored("autostart", &[]),
     ignored("auto_exit", &[]),
-    ignored("cron_restart", &["cron"]),
     ignored("deep_monitoring", &[]),
     ignored("disable_logs", &[]),
     ignored("disable_source_map_support", &[]),
@@ -61,13 +67,10 @@ const KEYS: &[Key] = &[
     ignored("filter_env", &[]),
     ignored("force", &[]),
     ignored("gid", &[]),
-    ignored("ignore_watch", &[]),
-    ignored("increment_var", &[]),
     ignored("kill_retry_time", &[]),
     ignored("log_date_format", &[]),
     ignored("log_file", &["log"]),
     ignored("log_type", &[]),
-    ignored("max_memory_restart", &[]),
     ignored("merge_logs", &["combine_logs"]),
     ignored("namespace", &[]),
     ignored("out_file", &["out", "output", "out_log"]),
@@ -77,11 +80,8 @@ const KEYS: &[Key] = &[
     ignored("source_map_support", &[]),
     ignored("time", &[]),
     ignored("trace", &[]),
-    ignored("treekill", &[]),
     ignored("uid", &["user"]),
     ignored("vizion", &[]),
-    ignored("watch", &[]),
-    ignored("watch_delay", &[]),
     ignored("watch_options", &[]),
 ];
 
@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn aliases_lead_to_the_first_name() {
         assert_eq!(find("exec"), Some(("script", Use::Honoured)));
-        assert_eq!(find("cron"), Some(("cron_restart", Use::Ignored)));
+        assert_eq!(find("cron"), Some(("cron_restart", Use::Honoured)));
+        assert_eq!(find("user"), Some(("uid", Use::Ignored)));
         assert_eq!(find("nothing"), None);
     }
 

@@ -5,7 +5,10 @@
 
 mod address;
 mod app;
+mod bytes;
+mod cron;
 mod ecosystem;
+mod glob;
 mod interpreter;
 mod keys;
 mod time;
@@ -17,7 +20,10 @@ use std::time::Duration;
 
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
+pub use bytes::bytes;
+pub use cron::CronPattern;
 pub use ecosystem::{Ecosystem, select};
+pub use glob::glob;
 pub use interpreter::{Interpreter, Plan, PlanError, plan};
 pub use time::{milliseconds, seconds};
 pub use trust::{Trust, TrustError};
@@ -35,6 +41,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The last part of the drain, over which the clients that are left are disconnected.
 pub const DISCONNECT_OVER: Duration = Duration::from_secs(10);
+
+/// How long a worker may give no sign of life.
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything the daemon needs to know.
 #[derive(Clone, Debug)]
@@ -70,10 +79,40 @@ pub struct Config {
     /// The last part of the drain, over which the clients that are left are disconnected; not
     /// longer than the drain.
     pub disconnect_over: Duration,
+    /// A worker silent for longer is recycled; `None` is never, as without the preload, which is
+    /// what gives the sign of life.
+    pub hang_timeout: Option<Duration>,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.
     pub verbosity: Verbosity,
+}
+
+#[cfg(test)]
+impl Config {
+    /// Every default around this app: for tests, so that a new field is added in one place.
+    pub(crate) fn fixture(app: App) -> Self {
+        Self {
+            app,
+            listen: vec![],
+            default_port: DEFAULT_PORT,
+            threads: None,
+            engine: EngineChoice::Auto,
+            balance: Balance::LeastConnection,
+            serialization: None,
+            handoff: Handoff::Auto,
+            preload: true,
+            adapter: true,
+            sticky: Sticky::Sid,
+            proxy: None,
+            head_timeout: HEAD_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
+            disconnect_over: DISCONNECT_OVER,
+            hang_timeout: Some(HANG_TIMEOUT),
+            log: LogFormat::Pretty,
+            verbosity: Verbosity::Normal,
+        }
+    }
 }
 
 /// How the data plane talks to the kernel.
@@ -215,6 +254,18 @@ pub enum ConfigError {
         name: String,
         /// The app's env_ keys.
         known: Vec<String>,
+    },
+    /// `increment_var` names a variable that is no number.
+    #[error(
+        "app {app}: `increment_var` counts {name} up, which is `{got}` in its environment; it must be a number"
+    )]
+    Increment {
+        /// The app's name.
+        app: String,
+        /// The variable.
+        name: String,
+        /// Its value.
+        got: String,
     },
     /// An app without a script.
     #[error("app {0} names no script; add `script` to it")]

@@ -435,12 +435,15 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::super::table::Note;
-    use super::super::tests::app;
     use super::*;
     use crate::config::App;
 
     const SEEDS: u64 = 4000;
     const DRAIN: Duration = Duration::from_secs(5);
+
+    fn app() -> App {
+        App::fixture()
+    }
 
     /// splitmix64: small, and the same on every machine.
     struct Random(u64);

@@ -196,12 +196,12 @@ mod tests {
 
     #[test]
     fn the_operators_environment_cannot_take_the_channel() {
-        let mut app = super::super::tests::app();
+        let mut app = App::fixture();
         app.env.insert("NODE_CHANNEL_FD".into(), "9".into());
         app.args = vec!["--x".into()];
         app.node_args = vec!["--inspect".into()];
         assert_eq!(arguments(&app, None), ["--inspect", "/srv/app.js", "--x"]);
-        let config = super::super::tests::config(app);
+        let config = Config::fixture(app);
         let id = WorkerId { slot: 2, generation: 5 };
         let environment = environment(&config, id, 7, None);
         let last = |name: &str| {

@@ -115,7 +115,9 @@ mod tests {
 
     #[test]
     fn the_script_is_there_while_it_is_needed_and_nobody_elses() {
-        let preload = Preload::write(Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) }).expect("writable");
+        let preload =
+            Preload::write(Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) })
+                .expect("writable");
         let directory = preload.directory.clone();
         let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);

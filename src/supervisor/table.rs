@@ -727,8 +727,11 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::app;
     use super::*;
+
+    fn app() -> App {
+        App::fixture()
+    }
 
     /// One worker driven step by step; time is in milliseconds.
     struct Life {

@@ -3,7 +3,6 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,49 +13,16 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::config::{
-    App, Balance, Config, EngineChoice, HEAD_TIMEOUT, Handoff, LogFormat, RawApp, Sticky,
-    Surroundings, Verbosity, Workers,
-};
+use crate::config::{App, Config};
 use crate::sys::process;
-
-/// An app with every default, and one worker.
-pub(super) fn app() -> App {
-    let raw = RawApp { script: Some("/srv/app.js".into()), ..RawApp::default() };
-    let workers = Workers::Exactly(1);
-    raw.resolve(&Surroundings { base: Path::new("/srv"), cores: 2, workers, env: None })
-        .expect("it has a script")
-}
-
-pub(super) fn config(app: App) -> Config {
-    Config {
-        app,
-        listen: vec![],
-        default_port: 8080,
-        threads: None,
-        engine: EngineChoice::Auto,
-        balance: Balance::LeastConnection,
-        serialization: None,
-        handoff: Handoff::Auto,
-        preload: true,
-        adapter: true,
-        sticky: Sticky::Sid,
-        proxy: None,
-        head_timeout: HEAD_TIMEOUT,
-        drain_timeout: Duration::from_secs(30),
-        disconnect_over: Duration::from_secs(10),
-        log: LogFormat::Pretty,
-        verbosity: Verbosity::Normal,
-    }
-}
 
 /// Workers that are shells: `script` is what each of them runs.
 fn shell(script: &str) -> Config {
-    config(App {
+    Config::fixture(App {
         interpreter: "sh".into(),
         node_args: vec!["-c".into(), script.into()],
         cwd: "/".into(),
-        ..app()
+        ..App::fixture()
     })
 }
 
