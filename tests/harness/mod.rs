@@ -2,6 +2,7 @@
 //! Everything waits with a deadline and ends what it started, by id.
 
 pub mod http;
+pub mod load;
 pub mod log;
 pub mod nginx;
 pub mod node;
@@ -11,6 +12,7 @@ pub mod process;
 pub mod router;
 
 pub use http::{Connection, Response};
+pub use load::Load;
 pub use nginx::Nginx;
 pub use plain::PlainNode;
 pub use polling::Session;

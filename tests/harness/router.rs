@@ -3,11 +3,13 @@
 
 use super::log::{Line, Log};
 use super::process::{self, alive, signal};
-use super::{Connection, Engine, Place, Response, SOON, binary, fixture, node, until};
+use super::{Connection, Engine, Place, Response, SOON, TempDir, binary, fixture, node, until};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::Path;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,22 @@ const STOP: Duration = Duration::from_secs(10);
 
 /// A stalled worker is given some time before it is taken for dead.
 const LATER: Duration = Duration::from_secs(60);
+
+/// What a service manager, or the caller's shell, would say to the router.
+const OF_A_MANAGER: [&str; 9] = [
+    "PORT",
+    "PM2_PORT",
+    "RUNTIME_DIRECTORY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
+
+/// The events that name a worker's process.
+const OF_WORKERS: [&str; 3] = ["worker started", "worker ready", "adopted"];
 
 /// The command line of a router to be.
 pub struct Builder {
@@ -30,7 +48,15 @@ pub struct Builder {
     app_args: Vec<OsString>,
     process_1: bool,
     no_io_uring: bool,
+    binary: OsString,
+    runtime: Option<PathBuf>,
+    sockets: Option<OwnedFd>,
+    output: Option<PathBuf>,
 }
+
+/// As a service manager passes a listening socket: descriptor 3, and the process id that may use
+/// it, which is the router's own because the shell becomes the router.
+const PASS_STDIN: &str = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
 
 impl Router {
     /// A router of two sticky workers on a port of its own.
@@ -47,6 +73,10 @@ impl Router {
             app_args: Vec::new(),
             process_1: false,
             no_io_uring: false,
+            binary: binary(),
+            runtime: None,
+            sockets: None,
+            output: None,
         }
     }
 
@@ -134,6 +164,30 @@ impl Builder {
         self
     }
 
+    /// Another program than the router under test: a copy of it, say.
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = path.into();
+        self
+    }
+
+    /// Where it keeps what its successor needs, instead of a directory of its own.
+    pub fn runtime(mut self, directory: &Path) -> Self {
+        self.runtime = Some(directory.into());
+        self
+    }
+
+    /// Passes a listening socket, as a service manager does.
+    pub fn socket(mut self, socket: &TcpListener) -> Self {
+        self.sockets = Some(socket.try_clone().unwrap().into());
+        self
+    }
+
+    /// All it says goes to this file; the events can't be waited for then.
+    pub fn output_to(mut self, file: &Path) -> Self {
+        self.output = Some(file.into());
+        self
+    }
+
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -147,17 +201,25 @@ impl Builder {
         let mut command = if self.process_1 {
             let mut unshare = Command::new("unshare");
             unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]);
-            unshare.arg(binary());
+            unshare.arg(&self.binary);
             unshare
+        } else if self.sockets.is_some() {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", PASS_STDIN, "sh"]).arg(&self.binary);
+            shell
         } else {
-            Command::new(binary())
+            Command::new(&self.binary)
         };
         // Nothing of the caller's environment decides for the router under test.
         for (name, _) in std::env::vars() {
-            if name.starts_with("ROUTER_") || name == "PORT" || name == "PM2_PORT" {
+            if name.starts_with("ROUTER_") || OF_A_MANAGER.contains(&&*name) {
                 command.env_remove(name);
             }
         }
+        // A directory of its own: a router adopts the workers that it finds in it.
+        let own_runtime = self.runtime.is_none().then(TempDir::new);
+        let runtime = self.runtime.as_deref().or(own_runtime.as_ref().map(TempDir::path));
+        command.env("XDG_RUNTIME_DIR", runtime.unwrap());
         command.args(["--log-format", self.log_format]);
         if self.workers > 0 {
             command.args(["--workers", &self.workers.to_string()]);
@@ -179,13 +241,29 @@ impl Builder {
         if self.no_io_uring {
             process::forbid_io_uring(&mut command);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(self.sockets.map_or_else(Stdio::null, Stdio::from));
+        if let Some(file) = &self.output {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+            command.stdout(file.try_clone().unwrap()).stderr(file);
+        } else {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
         let mut child = command.spawn().expect("the router starts");
         let log = Log::default();
-        log.follow(child.stdout.take().unwrap());
-        log.follow(child.stderr.take().unwrap());
+        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+            log.follow(out);
+            log.follow(err);
+        }
         let (workers, process_1) = (self.workers, self.process_1);
-        Router { child, log, workers, process_1, status: None, _place: place }
+        Router {
+            child,
+            log,
+            workers,
+            process_1,
+            status: None,
+            _place: place,
+            _runtime: own_runtime,
+        }
     }
 
     /// Started and listening; the workers may not be up yet.
@@ -223,6 +301,7 @@ pub struct Router {
     process_1: bool,
     status: Option<ExitStatus>,
     _place: Place,
+    _runtime: Option<TempDir>,
 }
 
 impl Router {
@@ -234,6 +313,43 @@ impl Router {
     #[track_caller]
     pub fn event(&self, message: &str) -> Line {
         self.event_where(message, |_| true)
+    }
+
+    /// Waits until the event has been said so many times, and gives that line.
+    #[track_caller]
+    pub fn event_number(&self, message: &str, n: usize) -> Line {
+        self.event_number_within(message, n, SOON)
+    }
+
+    #[track_caller]
+    pub fn event_number_within(&self, message: &str, n: usize, limit: Duration) -> Line {
+        let found = self
+            .log
+            .find(limit, |lines| lines.iter().filter(|line| line.is(message)).nth(n - 1).cloned());
+        found.unwrap_or_else(|| panic!("not {n} events {message:?} within {limit:?}"))
+    }
+
+    /// How often the event has been said.
+    pub fn events(&self, message: &str) -> usize {
+        self.log.lines().iter().filter(|line| line.is(message)).count()
+    }
+
+    /// Waits until nobody drains.
+    #[track_caller]
+    pub fn nobody_drains(&self) {
+        let all_gone = |lines: &[Line]| {
+            let draining = lines.iter().filter(|l| l.is("worker draining"));
+            let mut pids = draining.map(|l| worker_of(l, lines).map(|(_, pid)| pid));
+            pids.all(|pid| pid.is_some_and(|pid| !alive(pid))).then_some(())
+        };
+        until("no worker drains", SOON, || all_gone(&self.log.lines()));
+    }
+
+    /// Ended at once, as by a crash: its workers are not told.
+    #[track_caller]
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.wait(SOON);
     }
 
     #[track_caller]
@@ -285,10 +401,9 @@ impl Router {
     /// Every process ever announced as a worker.
     pub fn all_pids(&self) -> BTreeSet<u32> {
         let lines = self.log.lines();
-        let events = ["worker started", "worker ready"];
         lines
             .iter()
-            .filter(|l| events.iter().any(|e| l.is(e)))
+            .filter(|l| OF_WORKERS.iter().any(|e| l.is(e)))
             .filter_map(|l| l.number("pid")?.try_into().ok())
             .collect()
     }
@@ -414,7 +529,7 @@ fn is_worker(pid: u32) -> bool {
 /// whatever was said about it.
 fn ready_in(lines: &[Line]) -> BTreeMap<u64, u32> {
     let mut ready = BTreeMap::new();
-    for line in lines.iter().filter(|l| l.is("worker ready")) {
+    for line in lines.iter().filter(|l| l.is("worker ready") || l.is("adopted")) {
         let (slot, pid) = worker_of(line, lines).expect("`worker ready` says which");
         ready.insert(slot, pid);
     }
@@ -428,7 +543,7 @@ fn worker_of(line: &Line, lines: &[Line]) -> Option<(u64, u32)> {
     let name = line.string("worker");
     let slot = line.number("slot").or_else(|| name?.split('#').next()?.parse().ok())?;
     let pid = line.number("pid").or_else(|| {
-        let mut started = lines.iter().filter(|l| l.is("worker started"));
+        let mut started = lines.iter().filter(|l| l.is("worker started") || l.is("adopted"));
         started.find(|l| l.string("worker") == name)?.number("pid")
     })?;
     Some((slot, pid.try_into().ok()?))
