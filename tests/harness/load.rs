@@ -1,4 +1,5 @@
-//! The steady load of tests/node/clients/load.js: started, asked, stopped, and what it saw.
+//! Clients that go on until they are told to stop: the steady load of tests/node/clients/load.js and
+//! its like, started, asked, stopped, and what they saw.
 
 use super::{SOON, repository};
 use serde_json::Value;
@@ -19,14 +20,20 @@ pub struct Load {
 
 /// What the clients have seen so far.
 #[derive(Debug)]
-pub struct Summary(Value);
+pub struct Summary(pub Value);
 
 impl Load {
     /// Returns when every client that stays has had its first answer.
     #[track_caller]
     pub fn start(url: &str, options: &Value) -> Self {
+        Self::run("load", url, options).0
+    }
+
+    /// The same with another script that speaks like it; gives its first line, too.
+    #[track_caller]
+    pub fn run(script: &str, url: &str, options: &Value) -> (Self, Value) {
         let mut child = Command::new("node")
-            .arg(repository().join("tests/node/clients/load.js"))
+            .arg(repository().join("tests/node/clients").join(format!("{script}.js")))
             .args([url, &options.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -45,7 +52,7 @@ impl Load {
         let load = Self { child, stdin, lines };
         let up = load.line(SOON);
         assert_eq!(up["up"], true, "{up}");
-        load
+        (load, up)
     }
 
     #[track_caller]
@@ -82,6 +89,11 @@ impl Summary {
     #[track_caller]
     pub fn count(&self, name: &str) -> u64 {
         self.0[name].as_u64().unwrap_or_else(|| panic!("no {name} in {}", self.0))
+    }
+
+    /// The connections the clients made: what the router should have handed over.
+    pub fn connections(&self) -> u64 {
+        self.count("connections")
     }
 
     /// How many clients of a kind were disconnected without wishing to be.
