@@ -5,6 +5,7 @@
 
 mod interpreter;
 pub mod listeners;
+pub mod upgrade;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -16,19 +17,25 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::LocalSet;
 
 use self::listeners::{ListenError, Listeners};
+use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
 use crate::config::{self, Config, EngineChoice, Plan};
 use crate::ipc::Serialization;
 use crate::metrics::Totals;
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Standing;
+use crate::shard::frozen::Common;
 use crate::shard::ring::{Mail, Mailbox};
-use crate::shard::{self, Engine, Report, Reports, Settings, Shared, Trusts};
-use crate::supervisor::{self, ChannelEnd, DataPlane, Event, LanePair, Outcome, Part};
+use crate::shard::{
+    self, Descriptors, Engine, Portion, Report, Reports, Resting, Settings, Shared, Trusts,
+};
+use crate::supervisor::output;
+use crate::supervisor::{self, ChannelEnd, DataPlane, Ended, Event, LanePair, Outcome, Part};
 use crate::sys::wake::Wake;
 use crate::sys::{cpu, process, socket, uring};
 
@@ -40,6 +47,9 @@ const SMALL_SEND_BUFFER: usize = 16 << 10;
 
 /// Signs of life of a worker in the time after which it is taken for hung.
 const BEATS: u32 = 4;
+
+/// How long what was printed may take to be written before another program takes over.
+const FLUSH: Duration = Duration::from_millis(300);
 
 /// Different warnings of preloads that are logged, each once.
 const MAX_WARNINGS: usize = 256;
@@ -70,6 +80,9 @@ pub enum DaemonError {
     /// What was asked for does not go with the interpreter.
     #[error(transparent)]
     Plan(#[from] config::PlanError),
+    /// What a router before this one has left.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
     /// The workers.
     #[error("{0}")]
     Workers(String),
@@ -83,68 +96,227 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
     if let Err(error) = process::raise_fd_limit() {
         tracing::warn!(%error, "the limit on file descriptors stays as it is");
     }
+    let inherited = upgrade::inherited()?;
     let plan = config::plan(&config, interpreter::ask(&config.app))?;
     plan.apply(&mut config);
     let engine = choose_engine(config.engine)?;
+    let mut start = match inherited {
+        Inherited::Trial(memory) => {
+            upgrade::attend_trial(memory)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Inherited::State(state, descriptors) => Start::Thawed(state, descriptors),
+        Inherited::Nothing => Start::Fresh,
+    };
+    let successor = Successor::of_this_process()
+        .map_err(|reason| DaemonError::System { what: "the path of this program", reason })?;
     let shards = shard_count(&config);
     tracing::info!(%engine, shards, workers = config.app.workers, balance = ?config.balance,
         serialization = plan.serialization.as_str(), handoff = plan.handoff(), "router starts");
     if let Some(notice) = &plan.notice {
         tracing::info!("{notice}");
     }
-    let shared = shared(&config, &plan, shards)?;
-    let (reports, reported) = mpsc::unbounded_channel();
-    let (failures, failed) = mpsc::unbounded_channel();
-    let threads = start_shards(engine, &shared, &reports, &failures)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|reason| DaemonError::System { what: "the control thread's runtime", reason })?;
-    let outcome =
-        LocalSet::new().block_on(&runtime, control(&config, &plan, &shared, reported, failed));
-    stop_shards(&shared, threads);
-    tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
-    match outcome? {
-        Outcome::Failed(why) => Err(DaemonError::Workers(why)),
-        stopped @ Outcome::Stopped => Ok(stopped.exit_code()),
+    loop {
+        let lifetime = lifetime(&config, &plan, engine, &successor, start);
+        match LocalSet::new().block_on(&runtime, lifetime)? {
+            Over::Ended(outcome) => match outcome {
+                Outcome::Failed(why) => return Err(DaemonError::Workers(why)),
+                stopped @ Outcome::Stopped => return Ok(stopped.exit_code()),
+            },
+            Over::Frozen(trial, state, descriptors) => {
+                output::printer().flush(FLUSH);
+                // Returns only when it could not be done.
+                let error = trial.exec(&descriptors);
+                tracing::error!(error = error.to_string(), "upgrade failed");
+                start = Start::Thawed(state, descriptors);
+            }
+        }
     }
 }
 
-/// The control thread: listeners and supervisor, until the workers have ended or a shard has.
-async fn control(
+/// What a lifetime of the daemon begins with.
+enum Start {
+    Fresh,
+    /// What another has had in hand.
+    Thawed(Box<State>, Descriptors),
+}
+
+/// How a lifetime of the daemon is over.
+enum Over {
+    Ended(Outcome),
+    /// Everything it had in hand, and the program that is to go on with it.
+    Frozen(Trial, Box<State>, Descriptors),
+}
+
+/// From the shards' start to their end.
+async fn lifetime(
     config: &Config,
     plan: &Plan,
-    shared: &Arc<Shared>,
-    reported: UnboundedReceiver<Report>,
-    mut failed: UnboundedReceiver<String>,
-) -> Result<Outcome, DaemonError> {
-    let mut listeners = Listeners::new(Arc::clone(shared), !config.listen.is_empty());
-    for address in &config.listen {
-        listeners.open_pool(address)?;
+    engine: Engine,
+    successor: &Successor,
+    start: Start,
+) -> Result<Over, DaemonError> {
+    let now = clock();
+    let (thawed, mut descriptors) = match start {
+        Start::Fresh => (None, Descriptors::default()),
+        Start::Thawed(state, descriptors) => (Some(state), descriptors),
+    };
+    let epoch = thawed.as_ref().map_or(now, |state| state.common.epoch(now));
+    let shared = shared(config, plan, epoch)?;
+    let (reports, reported) = mpsc::unbounded_channel();
+    let (failures, failed) = mpsc::unbounded_channel();
+    let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
+    let (portions, frozen) = match thawed {
+        Some(state) => {
+            let State { common, plane, listeners: places, mut supervisor, .. } = *state;
+            let hopes = common.thaw(&shared);
+            let places = listeners.thaw(places, &mut descriptors).map_err(|reason| {
+                DaemonError::System { what: "a listening socket's share", reason }
+            })?;
+            supervisor.unstow(|place| descriptors.take(place));
+            let workers = supervisor.workers();
+            let portions = plane.divide(|place| descriptors.take(place), &places, hopes, &shared);
+            tracing::info!(workers, "upgraded");
+            (portions, Some(Box::new(supervisor)))
+        }
+        None => (shared.mailboxes.iter().map(|_| Portion::default()).collect(), None),
+    };
+    let threads = start_shards(engine, &shared, &reports, &failures, portions)?;
+    let control = Control { config, plan, shared: &shared, successor };
+    match control.run(listeners, reported, failed, frozen).await {
+        Ok(Next::Ended(outcome)) => {
+            stop_shards(&shared, threads);
+            tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
+            Ok(Over::Ended(outcome))
+        }
+        Ok(Next::Upgrade(mut trial, supervisor, listeners)) => {
+            let resting = threads.into_iter().filter_map(|thread| thread.join().ok().flatten());
+            let mut descriptors = Descriptors::default();
+            let now = clock();
+            let plane = shard::freeze(resting.collect(), &mut descriptors, now);
+            let mut supervisor = *supervisor;
+            supervisor.stow(|pipe| descriptors.add(pipe));
+            let state = Box::new(State {
+                common: Common::freeze(&shared, now),
+                plane,
+                listeners: listeners.freeze(&mut descriptors),
+                supervisor,
+            });
+            match trial.show(&state, &descriptors).await {
+                Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
+                Err(error) => {
+                    tracing::error!(error = error.to_string(), "upgrade failed");
+                    let start = Start::Thawed(state, descriptors);
+                    Box::pin(lifetime(config, plan, engine, successor, start)).await
+                }
+            }
+        }
+        Err(error) => {
+            stop_shards(&shared, threads);
+            Err(error)
+        }
     }
-    let listeners = Rc::new(RefCell::new(listeners));
-    let (events, happened) = mpsc::unbounded_channel();
-    let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
-    tokio::task::spawn_local(pass_on);
-    let part = plan.preload.then_some(Part {
-        lane: plan.lane,
-        adapter: config.adapter,
-        beat: config.hang_timeout.map(|timeout| timeout / BEATS),
-    });
-    let mut plane = Plane {
-        shared: Arc::clone(shared),
-        listeners: Rc::clone(&listeners),
-        default_port: config.default_port,
-        serialization: serialization(plan.serialization),
-        whole_headers: plan.whole_lengths,
-    };
-    let outcome = tokio::select! {
-        outcome = supervisor::run(config, part, &mut plane, happened) => outcome
-            .map_err(|reason| DaemonError::System { what: "signals", reason }),
-        Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
-    };
-    listeners.borrow_mut().clean_up();
-    outcome
+}
+
+/// How the control thread's work is over.
+enum Next {
+    Ended(Outcome),
+    /// The shards have come to rest, and the supervisor too.
+    Upgrade(Trial, Box<supervisor::Frozen>, Listeners),
+}
+
+/// The control thread: listeners and supervisor, until the workers have ended or a shard has.
+struct Control<'a> {
+    config: &'a Config,
+    plan: &'a Plan,
+    shared: &'a Arc<Shared>,
+    successor: &'a Successor,
+}
+
+impl Control<'_> {
+    async fn run(
+        &self,
+        mut listeners: Listeners,
+        reported: UnboundedReceiver<Report>,
+        mut failed: UnboundedReceiver<String>,
+        frozen: Option<Box<supervisor::Frozen>>,
+    ) -> Result<Next, DaemonError> {
+        let Self { config, plan, shared, .. } = self;
+        if frozen.is_some() {
+            listeners.change_pool(&config.listen)?;
+        } else {
+            for address in &config.listen {
+                listeners.open_pool(address)?;
+            }
+        }
+        let listeners = Rc::new(RefCell::new(listeners));
+        let (events, happened) = mpsc::unbounded_channel();
+        let pass_on = pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
+        let passing = tokio::task::spawn_local(pass_on);
+        let part = plan.preload.then_some(Part {
+            lane: plan.lane,
+            adapter: config.adapter,
+            beat: config.hang_timeout.map(|timeout| timeout / BEATS),
+        });
+        let mut plane = Plane {
+            shared: Arc::clone(shared),
+            listeners: Rc::clone(&listeners),
+            default_port: config.default_port,
+            serialization: serialization(plan.serialization),
+            whole_headers: plan.whole_lengths,
+        };
+        let mut trial = None;
+        let ended = tokio::select! {
+            ended = supervisor::run(config, part, &mut plane, happened, frozen) => ended
+                .map_err(|reason| DaemonError::System { what: "signals", reason }),
+            Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
+            never = self.upgrades(&mut trial) => Err(never),
+        };
+        passing.abort();
+        match ended {
+            Ok(Ended::Frozen(frozen)) => {
+                let trial = trial.ok_or_else(|| DaemonError::Shard("frozen by nobody".into()))?;
+                drop(plane);
+                let listeners = listeners.replace(Listeners::new(Arc::clone(shared), false));
+                Ok(Next::Upgrade(trial, frozen, listeners))
+            }
+            Ok(Ended::Over(outcome)) => {
+                listeners.borrow_mut().clean_up();
+                Ok(Next::Ended(outcome))
+            }
+            Err(error) => {
+                listeners.borrow_mut().clean_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries the next program out whenever that is asked for; once it would do, the shards are put
+    /// to rest, which ends with the supervisor frozen. Returns only if signals cannot be watched.
+    async fn upgrades(&self, ready: &mut Option<Trial>) -> DaemonError {
+        let mut asked = match signal(SignalKind::user_defined2()) {
+            Ok(asked) => asked,
+            Err(reason) => return DaemonError::System { what: "signals", reason },
+        };
+        while ready.is_none() {
+            asked.recv().await;
+            tracing::info!(binary = %self.successor.program().display(), "upgrade begins");
+            match self.successor.try_out().await {
+                Ok(trial) => {
+                    *ready = Some(trial);
+                    for shard in 0..self.shared.mailboxes.len() {
+                        post(self.shared, shard, Mail::Rest);
+                    }
+                }
+                Err(error) => tracing::error!(error = error.to_string(), "upgrade failed"),
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 /// Turns the shards' reports into the supervisor's events; requests to listen are answered here.
@@ -155,6 +327,7 @@ async fn pass_on(
     shared: Arc<Shared>,
 ) {
     let mut warned = HashSet::new();
+    let mut resting = 0;
     while let Some(report) = reported.recv().await {
         let event = match report {
             Report::Online(worker) => Event::Online(worker),
@@ -184,7 +357,14 @@ async fn pass_on(
                 }
                 continue;
             }
-            Report::Rested => continue,
+            Report::Rested => {
+                resting += 1;
+                if resting < shared.mailboxes.len() {
+                    continue;
+                }
+                // Everything that was reported before has been passed on.
+                Event::Freeze
+            }
             Report::Drained(worker) => Event::Drained(worker),
             Report::Warning(worker, text) => {
                 if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
@@ -352,7 +532,8 @@ fn shard_count(config: &Config) -> usize {
     config.threads.unwrap_or(auto).max(1)
 }
 
-fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, DaemonError> {
+fn shared(config: &Config, plan: &Plan, epoch: Instant) -> Result<Arc<Shared>, DaemonError> {
+    let shards = shard_count(config);
     let mailboxes: io::Result<Vec<Mailbox>> =
         (0..shards).map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).collect();
     let mailboxes =
@@ -369,7 +550,7 @@ fn shared(config: &Config, plan: &Plan, shards: usize) -> Result<Arc<Shared>, Da
         .proxy
         .clone()
         .map(|trust| -> Trusts { Box::new(move |address| trust.allows(address)) });
-    Ok(Shared::new(mailboxes, settings, trusts, clock()))
+    Ok(Shared::new(mailboxes, settings, trusts, epoch))
 }
 
 /// The clock that the shards share; it counts from when they were made.
@@ -383,9 +564,10 @@ fn start_shards(
     shared: &Arc<Shared>,
     reports: &UnboundedSender<Report>,
     failures: &UnboundedSender<String>,
-) -> Result<Vec<JoinHandle<()>>, DaemonError> {
+    portions: Vec<Portion>,
+) -> Result<Vec<Thread>, DaemonError> {
     let mut threads = Vec::new();
-    for index in 0..shared.mailboxes.len() {
+    for (index, portion) in portions.into_iter().enumerate() {
         let shared = Arc::clone(shared);
         let sender = reports.clone();
         // The control thread outlives its shards but for its very end, when nobody listens.
@@ -393,7 +575,7 @@ fn start_shards(
         let alarm = Alarm { index, failures: failures.clone(), why: None };
         let thread = std::thread::Builder::new()
             .name(format!("shard-{index}"))
-            .spawn(move || run_shard(engine, index, shared, reports, alarm))
+            .spawn(move || run_shard(engine, index, shared, reports, portion, alarm))
             .map_err(|reason| DaemonError::System { what: "a thread", reason })?;
         threads.push(thread);
     }
@@ -405,18 +587,25 @@ fn run_shard(
     index: usize,
     shared: Arc<Shared>,
     reports: Reports,
+    portion: Portion,
     mut alarm: Alarm,
-) {
+) -> Option<Resting> {
     if let Err(error) = cpu::pin(index) {
         tracing::debug!(shard = index, %error, "not pinned to a core");
     }
     let seed = u64::from(std::process::id()) << 16 | index as u64;
-    alarm.why =
-        Some(match shard::run(engine, index, shared, reports, seed, shard::Portion::default()) {
-            Ok(_) => return alarm.disarm(),
-            Err(error) => error.to_string(),
-        });
+    alarm.why = Some(match shard::run(engine, index, shared, reports, seed, portion) {
+        Ok(resting) => {
+            alarm.disarm();
+            return resting;
+        }
+        Err(error) => error.to_string(),
+    });
+    None
 }
+
+/// A shard's thread; what it had in hand comes back from one that was put to rest.
+type Thread = JoinHandle<Option<Resting>>;
 
 /// Tells the control thread when a shard ends in any other way than asked to, by a panic too:
 /// what such a shard leaves behind is in an unknown state.
@@ -443,7 +632,7 @@ impl Drop for Alarm {
     }
 }
 
-fn stop_shards(shared: &Arc<Shared>, threads: Vec<JoinHandle<()>>) {
+fn stop_shards(shared: &Arc<Shared>, threads: Vec<Thread>) {
     for (index, thread) in threads.into_iter().enumerate() {
         if !thread.is_finished() {
             post(shared, index, Mail::Exit);

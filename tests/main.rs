@@ -11,6 +11,8 @@
 //! | `proxy` | the PROXY protocol: whom the workers see, and who is turned away |
 //! | `tls` | what the router cannot read: TLS on an application's own port, and `--sticky ip` |
 //! | `unchanged` | applications that know nothing of the router, under `node` and under it |
+//! | `reload` | new workers for old ones, under load |
+//! | `upgrade` | another program in the same process, under load |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
 //!
@@ -44,6 +46,8 @@ mod interpreters;
 mod lane;
 mod lifecycle;
 mod proxy;
+mod reload;
 mod tidy;
 mod tls;
 mod unchanged;
+mod upgrade;

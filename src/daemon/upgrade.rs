@@ -68,8 +68,6 @@ pub struct State {
     pub listeners: listeners::Frozen,
     /// The workers' lives.
     pub supervisor: supervisor::Frozen,
-    /// What the operator had asked for that only the next reading of the settings shows as changed.
-    pub workers: u16,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.
@@ -147,8 +145,9 @@ fn decode(bytes: &[u8]) -> Result<(State, Vec<RawFd>), InheritError> {
     let version = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk());
     let Some((version, rest)) = version else { return Err(InheritError::Version { got: 0 }) };
     match u32::from_le_bytes(*version) {
-        VERSION => rmp_serde::from_slice(rest)
-            .map_err(|error| InheritError::Unreadable(error.to_string())),
+        VERSION => {
+            rmp_serde::from_slice(rest).map_err(|error| InheritError::Unreadable(error.to_string()))
+        }
         got => Err(InheritError::Version { got }),
     }
 }
@@ -253,8 +252,7 @@ impl Successor {
         let started = command.spawn();
         exec::keep_across_exec(memory.as_fd(), false).map_err(system("fcntl"))?;
         let program = self.name();
-        let mut child =
-            started.map_err(|reason| UpgradeError::Unstarted { program, reason })?;
+        let mut child = started.map_err(|reason| UpgradeError::Unstarted { program, reason })?;
         let pipes = Pipes::of(&mut child).map_err(system("a pipe of the trial's"))?;
         let mut trial = Trial { successor: self.clone(), memory, child, pipes };
         trial.hear(READY, "ready to take over", READY_TIMEOUT).await?;
@@ -298,10 +296,14 @@ impl Trial {
     ///
     /// # Errors
     /// It cannot take it, or takes too long.
-    pub async fn show(&mut self, state: &State, crossing: &Descriptors) -> Result<(), UpgradeError> {
+    pub async fn show(
+        &mut self,
+        state: &State,
+        crossing: &Descriptors,
+    ) -> Result<(), UpgradeError> {
         let numbers: Vec<RawFd> = crossing.iter().map(exec::number).collect();
-        let written = encode(state, &numbers)
-            .and_then(|bytes| exec::fill(&mut self.memory, &bytes));
+        let written =
+            encode(state, &numbers).and_then(|bytes| exec::fill(&mut self.memory, &bytes));
         written.map_err(system("the state cannot be written down"))?;
         // A trial that has ended shows by its silence.
         let _heard = self.pipes.ask.write_all(GO).await;
@@ -323,7 +325,10 @@ impl Trial {
         }
     }
 
-    fn mark_and_exec(&self, crossing: &Descriptors) -> Result<std::convert::Infallible, UpgradeError> {
+    fn mark_and_exec(
+        &self,
+        crossing: &Descriptors,
+    ) -> Result<std::convert::Infallible, UpgradeError> {
         let marked = crossing.iter().map(OwnedFd::as_fd).chain([self.memory.as_fd()]);
         for descriptor in marked {
             exec::keep_across_exec(descriptor, true).map_err(system("fcntl"))?;

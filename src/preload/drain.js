@@ -12,6 +12,7 @@ const router = require('./router');
 const sessions = require('./sessions');
 
 const LOOK_EVERY = 50; // Milliseconds.
+const GOODBYE = 500; // Milliseconds between the last closing and the end: its client has to hear of it.
 
 let asked = false;
 
@@ -25,8 +26,8 @@ function listen() {
 
 /** `within` milliseconds in all, the last `over` of them for those that do not end by themselves. */
 function begin(within, over) {
-  const until = performance.now() + within;
   const span = Math.max(1, Math.min(over, within));
+  const until = performance.now() + within - Math.min(GOODBYE, span / 4);
   let total = 0; // Sessions that were left when the last part began.
   keepalive.leaveHome();
   const timer = setInterval(() => {

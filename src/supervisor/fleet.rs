@@ -118,6 +118,11 @@ impl<'a> Fleet<'a> {
         Self { rules, books }
     }
 
+    /// What the operator set.
+    pub(super) fn rules(&self) -> Rules<'a> {
+        self.rules
+    }
+
     /// Everything it knows, for another process.
     pub(super) fn freeze(self) -> Books {
         self.books

@@ -1,25 +1,30 @@
-//! A worker's command line, environment and output pipes: from [`App`] to a running process.
+//! A worker's command line and environment: from [`App`] to a running process.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::task::JoinHandle;
 
 use super::LanePair;
-use super::lines::{Lines, Tail};
-use super::output::{Printer, Stream};
+use super::output::Printer;
 use super::preload::{self, Preload};
-use crate::config::{App, Config, LogFormat};
+use super::reader::{Reader, Rest};
+use crate::config::{App, Config};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
-/// How much of a worker's output is read at once, in bytes.
-const READ_SIZE: usize = 16 * 1024;
+/// Variables that speak to the router itself: from the service manager, and from the router before
+/// it in the same process.
+const NEVER_INHERITED: [&str; 7] = [
+    "ROUTER_INHERIT",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// A started worker.
 #[derive(Debug)]
@@ -29,10 +34,8 @@ pub(super) struct Launched {
     pub(super) channel: OwnedFd,
     /// Its lane.
     pub(super) lane: Option<LanePair>,
-    /// Its last lines on stderr.
-    pub(super) tail: Arc<Mutex<Tail>>,
-    /// They end with the pipes.
-    pub(super) readers: [JoinHandle<()>; 2],
+    /// What it prints.
+    pub(super) output: Reader,
 }
 
 /// Starts a worker's process. `unique` is a number no other process of this run has had.
@@ -55,19 +58,14 @@ pub(super) fn launch(
         program: OsStr::new(&config.app.interpreter),
         args: &arguments(&config.app, preload),
         env: &environment(config, id, unique, preload),
+        unset: &NEVER_INHERITED,
         cwd: &config.app.cwd,
         channel: theirs,
         lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
     })?;
-    let tail = Arc::new(Mutex::new(Tail::default()));
-    let reader = |stream, fd: OwnedFd, tail| -> io::Result<JoinHandle<()>> {
-        let pipe = pipe::Receiver::from_owned_fd(fd)?;
-        let label = Label::new(config.log, &config.app.name, id.slot, stream);
-        Ok(tokio::spawn(read(pipe, label, printer.clone(), tail)))
-    };
-    let out = reader(Stream::Stdout, stdout, None)?;
-    let err = reader(Stream::Stderr, stderr, Some(Arc::clone(&tail)))?;
-    Ok(Launched { pid, channel: ours, lane, tail, readers: [out, err] })
+    let pipes = [stdout, stderr];
+    let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, printer)?;
+    Ok(Launched { pid, channel: ours, lane, output })
 }
 
 /// As Node's own fork builds them: the interpreter's arguments, the script, its arguments. The
@@ -101,98 +99,18 @@ fn environment(
         ),
     ];
     let preload = preload.map(|preload| (preload::VARIABLE, preload.instruction(id)));
-    let ours = ours.into_iter().chain(preload).map(|(name, value)| (name.to_owned(), value));
+    let counted = config.app.incremented(id.slot);
+    let ours = ours
+        .into_iter()
+        .chain(preload)
+        .chain(counted)
+        .map(|(name, value)| (name.to_owned(), value));
     operators.chain(ours).map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// Reads a pipe to its end, prints its lines.
-async fn read(
-    mut pipe: pipe::Receiver,
-    label: Label,
-    printer: Printer,
-    tail: Option<Arc<Mutex<Tail>>>,
-) {
-    let mut lines = Lines::default();
-    let mut buffer = vec![0; READ_SIZE];
-    loop {
-        let read = pipe.read(&mut buffer).await.unwrap_or(0);
-        let (mut printed, mut count) = (Vec::new(), 0);
-        let mut take = |line: &[u8]| {
-            label.render(line, &mut printed);
-            count += 1;
-            if let Some(tail) = &tail {
-                tail.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            }
-        };
-        if read == 0 {
-            lines.finish(&mut take);
-        } else {
-            lines.push(&buffer[..read], &mut take);
-        }
-        if count > 0 {
-            printer.print(label.stream, printed, count);
-        }
-        if read == 0 {
-            return;
-        }
-    }
-}
-
-/// What stands before a worker's line.
-#[derive(Clone, Debug)]
-struct Label {
-    format: LogFormat,
-    app: String,
-    slot: u16,
-    stream: Stream,
-}
-
-impl Label {
-    fn new(format: LogFormat, app: &str, slot: u16, stream: Stream) -> Self {
-        Self { format, app: app.to_owned(), slot, stream }
-    }
-
-    /// PM2's form, or a JSON object; with its line end.
-    fn render(&self, line: &[u8], out: &mut Vec<u8>) {
-        match self.format {
-            LogFormat::Pretty => {
-                out.extend_from_slice(format!("{}|{} | ", self.slot, self.app).as_bytes());
-                out.extend_from_slice(line);
-            }
-            LogFormat::Json => {
-                let object = serde_json::json!({
-                    "app": self.app,
-                    "slot": self.slot,
-                    "stream": self.stream.name(),
-                    "message": String::from_utf8_lossy(line),
-                });
-                out.extend_from_slice(object.to_string().as_bytes());
-            }
-        }
-        out.push(b'\n');
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_are_labelled() {
-        let render = |format, line: &[u8]| {
-            let mut out = Vec::new();
-            Label::new(format, "chat", 3, Stream::Stderr).render(line, &mut out);
-            out
-        };
-        assert_eq!(render(LogFormat::Pretty, b"a \xff"), b"3|chat | a \xff\n");
-        let json: serde_json::Value =
-            serde_json::from_slice(&render(LogFormat::Json, b"a \"\xff")).expect("is JSON");
-        assert_eq!(json["message"], "a \"\u{fffd}");
-        assert_eq!(
-            (&json["slot"], &json["stream"], &json["app"]),
-            (&3.into(), &"stderr".into(), &"chat".into())
-        );
-    }
 
     #[test]
     fn the_operators_environment_cannot_take_the_channel() {

@@ -20,6 +20,16 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// Goes on with a line of which this has been read.
+    pub(super) fn resume(open: Vec<u8>) -> Self {
+        Self { open }
+    }
+
+    /// What has been read of the line that has not ended.
+    pub(super) fn open(&self) -> Vec<u8> {
+        self.open.clone()
+    }
+
     /// Takes what was read, calls `line` with each finished line, without its end.
     pub(super) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
@@ -78,6 +88,11 @@ impl Tail {
             let Some(oldest) = self.lines.pop_front() else { break };
             self.bytes -= oldest.len();
         }
+    }
+
+    /// The lines, oldest first.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
     }
 
     /// The lines, oldest first, each indented on a line of its own; empty if there are none.

@@ -6,10 +6,12 @@
 //! signals and the processes.
 
 mod fleet;
+mod frozen;
 mod launch;
 mod lines;
 pub mod output;
 mod preload;
+mod reader;
 mod shell;
 mod slot;
 mod table;
@@ -18,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub use self::frozen::Frozen;
 pub use self::preload::Part;
 pub use self::shell::run;
 use serde::{Deserialize, Serialize};
@@ -37,6 +40,8 @@ pub enum Event {
     Listens(WorkerId),
     /// The worker listens.
     Listening(WorkerId),
+    /// Nothing more will happen: the workers' lives are to cross an upgrade.
+    Freeze,
     /// The worker has no sessions left, and is draining.
     Drained(WorkerId),
     /// The worker's channel is gone.
@@ -130,6 +135,15 @@ pub enum Wish {
     },
     /// So many workers more, or less.
     Scale(isize),
+}
+
+/// Why supervision has ended here.
+#[derive(Debug)]
+pub enum Ended {
+    /// There is nothing more to supervise.
+    Over(Outcome),
+    /// It goes on elsewhere: see [`Event::Freeze`].
+    Frozen(Box<Frozen>),
 }
 
 /// How supervision ended.

@@ -42,20 +42,31 @@ pub struct Part {
 /// The script on disk.
 #[derive(Debug)]
 pub(super) struct Preload {
-    directory: PathBuf,
+    /// Goes with this value, unless it was left.
+    directory: Option<PathBuf>,
     entry: PathBuf,
     part: Part,
 }
 
 impl Preload {
-    /// Writes the script into a new directory that only this user can read.
-    pub(super) fn write(part: Part) -> io::Result<Self> {
-        let directory = private_directory(&runtime_directory())?;
-        let preload = Self { entry: directory.join(FILES[0].0), directory, part };
+    /// Writes the script into a new directory that only this user can read, or anew into the one
+    /// that an earlier process has left.
+    pub(super) fn write(part: Part, left: Option<PathBuf>) -> io::Result<Self> {
+        let directory = match left.filter(|directory| directory.is_dir()) {
+            Some(directory) => directory,
+            None => private_directory(&runtime_directory())?,
+        };
+        let entry = directory.join(FILES[0].0);
+        let preload = Self { entry, directory: Some(directory.clone()), part };
         for (name, text) in FILES {
-            std::fs::write(preload.directory.join(name), text)?;
+            std::fs::write(directory.join(name), text)?;
         }
         Ok(preload)
+    }
+
+    /// Leaves the script to the next process.
+    pub(super) fn leave(mut self) -> PathBuf {
+        self.directory.take().unwrap_or_default()
     }
 
     /// What to load.
@@ -84,8 +95,10 @@ impl Preload {
 
 impl Drop for Preload {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            let directory = self.directory.display();
+        if let Some(directory) = &self.directory
+            && let Err(error) = std::fs::remove_dir_all(directory)
+        {
+            let directory = directory.display();
             tracing::warn!(%directory, %error, "the preload's directory stays behind");
         }
     }
@@ -115,10 +128,9 @@ mod tests {
 
     #[test]
     fn the_script_is_there_while_it_is_needed_and_nobody_elses() {
-        let preload =
-            Preload::write(Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) })
-                .expect("writable");
-        let directory = preload.directory.clone();
+        let part = Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) };
+        let preload = Preload::write(part, None).expect("writable");
+        let directory = preload.directory.clone().expect("it was not left");
         let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(preload.entry().is_file());
@@ -130,7 +142,9 @@ mod tests {
                 "slot": 3, "generation": 9, "lane": 4, "adapter": false, "beat": 7000
             })
         );
-        drop(preload);
+        let left = preload.leave();
+        assert_eq!((&left, directory.exists()), (&directory, true));
+        drop(Preload::write(part, Some(left)).expect("writable"));
         assert!(!directory.exists());
     }
 

@@ -14,19 +14,20 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::fleet::{End, Fleet, News};
+use super::frozen::{self, Frozen};
 use super::launch::{self, Launched};
 use super::lines::Tail;
 use super::output::{self, Printer};
 use super::preload::{self, Part, Preload};
+use super::reader::Reader;
 use super::table::{Action, Exit, Input, Moment, Note, Rules, Trouble};
-use super::{ChannelEnd, DataPlane, Event, Outcome, Stage, Wish};
+use super::{ChannelEnd, DataPlane, Ended, Event, Outcome, Stage, Wish};
 use crate::config::Config;
 use crate::route::WorkerId;
-use crate::sys::process;
+use crate::sys::{exec, process};
 
 /// How long after a worker's exit its last output is waited for. Usually it is there already;
 /// but a grandchild may hold the pipe open for ever.
@@ -41,6 +42,8 @@ const LISTENS: u32 = 8;
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
+/// `frozen`: it is another supervisor's work that goes on; its processes are this one's children.
+///
 /// `part` is what the workers' preload shall do; none: nothing is loaded into them.
 ///
 /// Call it on a tokio current-thread runtime with I/O and time. Returns an error only when the
@@ -50,10 +53,12 @@ pub async fn run(
     part: Option<Part>,
     plane: &mut impl DataPlane,
     mut events: UnboundedReceiver<Event>,
-) -> io::Result<Outcome> {
-    let preload = match part.map(Preload::write).transpose() {
+    frozen: Option<Box<Frozen>>,
+) -> io::Result<Ended> {
+    let left = frozen.as_ref().and_then(|frozen| frozen.preload.clone());
+    let preload = match part.map(|part| Preload::write(part, left)).transpose() {
         Ok(preload) => preload,
-        Err(error) => return Ok(Outcome::Failed(unwritten(&error))),
+        Err(error) => return Ok(Ended::Over(Outcome::Failed(unwritten(&error)))),
     };
     let mut ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -64,7 +69,9 @@ pub async fn run(
     let mut less = signal(SignalKind::from_raw(Signal::SIGTTOU as i32))?;
     let (last_words, mut exits) = mpsc::unbounded_channel();
     let (_wisher, mut wishes) = mpsc::unbounded_channel();
-    let began = Instant::now();
+    exec::release_signals()?;
+    let now = frozen.as_ref().map_or(Moment::ZERO, |frozen| frozen.now);
+    let began = Instant::now().checked_sub(now).unwrap_or_else(Instant::now);
     let rules = Rules { app: &config.app, drain_timeout: config.drain_timeout };
     let mut supervisor = Supervisor {
         config,
@@ -76,22 +83,19 @@ pub async fn run(
         last_words,
         unique: 0,
         fatal: None,
-        now: Moment::ZERO,
+        now,
     };
-    tracing::info!(
-        app = config.app.name,
-        script = %config.app.script.display(),
-        workers = config.app.workers,
-        "starting"
-    );
-    let actions = supervisor.fleet.start(Moment::ZERO);
-    supervisor.perform(actions);
+    if let Some(frozen) = frozen {
+        supervisor.thaw(*frozen);
+    } else {
+        supervisor.start();
+    }
     let mut look = every(DRAIN_LOOK);
     let mut listen = every(config.hang_timeout.unwrap_or(DRAIN_LOOK) / LISTENS);
     let mut plane_lives = true;
     loop {
         if let Some(outcome) = supervisor.outcome() {
-            return Ok(outcome);
+            return Ok(Ended::Over(outcome));
         }
         let due = supervisor.fleet.deadline();
         let looks = supervisor.drains_unseen();
@@ -111,6 +115,7 @@ pub async fn run(
             _ = look.tick(), if looks => Turn::Look,
             _ = listen.tick(), if config.hang_timeout.is_some() => Turn::Listen,
             event = events.recv(), if plane_lives => match event {
+                Some(Event::Freeze) => return supervisor.freeze(began.elapsed()),
                 Some(event) => event.into(),
                 None => {
                     plane_lives = false;
@@ -151,6 +156,8 @@ impl From<Event> for Turn {
             Event::Ready(worker) => Self::Feed(worker, Input::Ready),
             Event::Listens(worker) => Self::Feed(worker, Input::Listens),
             Event::Listening(worker) => Self::Feed(worker, Input::Listening),
+            // Taken before: see the loop.
+            Event::Freeze => Self::Reap,
             Event::Drained(worker) => Self::Feed(worker, Input::Drained),
             Event::ChannelEnded { worker, why } => Self::Feed(
                 worker,
@@ -169,7 +176,8 @@ impl From<Event> for Turn {
 /// A process that has not been reaped.
 struct Process {
     worker: WorkerId,
-    readers: [JoinHandle<()>; 2],
+    /// `None`: nobody reads it any more.
+    output: Option<Reader>,
 }
 
 struct Supervisor<'a, P> {
@@ -193,6 +201,63 @@ struct Supervisor<'a, P> {
 }
 
 impl<P: DataPlane> Supervisor<'_, P> {
+    fn start(&mut self) {
+        let app = &self.config.app;
+        let script = app.script.display();
+        tracing::info!(app = app.name, %script, workers = app.workers, "starting");
+        let actions = self.fleet.start(self.now);
+        self.perform(actions);
+    }
+
+    /// Goes on where another has stopped.
+    fn thaw(&mut self, frozen: Frozen) {
+        let Frozen { books, processes, unique, configured, .. } = frozen;
+        let rules = self.fleet.rules();
+        (self.fleet, self.unique) = (Fleet::thaw(rules, books), unique);
+        for mut process in processes {
+            let (worker, pid) = (process.worker, Pid::from_raw(process.pid));
+            let rest = std::mem::take(&mut process.rest);
+            let output = process.take_pipes().ok_or_else(|| io::Error::other("it has no pipes"));
+            let Config { log, app, .. } = self.config;
+            let printer = output::printer();
+            let output = output
+                .and_then(|pipes| Reader::start(pipes, rest, *log, &app.name, worker, printer))
+                .inspect_err(
+                    |error| tracing::error!(%worker, %error, "the worker's output is lost"),
+                )
+                .ok();
+            if let Some(output) = &output {
+                self.tails.insert(worker, output.tail());
+            }
+            self.processes.insert(pid, Process { worker, output });
+        }
+        // Whoever ended while nobody looked.
+        self.reap();
+        let workers = self.config.app.workers;
+        if workers != configured {
+            let actions = self.fleet.scale(workers.into(), self.now);
+            self.perform(actions);
+        }
+    }
+
+    fn freeze(mut self, now: Moment) -> io::Result<Ended> {
+        let processes = self.processes.into_iter().map(|(pid, Process { worker, output })| {
+            let stopped = output.map(Reader::stop).transpose();
+            let stopped = stopped.inspect_err(|error| {
+                tracing::error!(%worker, %error, "the worker's output is lost");
+            });
+            frozen::Process::new(worker, pid.as_raw(), stopped.ok().flatten())
+        });
+        Ok(Ended::Frozen(Box::new(Frozen {
+            now,
+            processes: processes.collect(),
+            books: self.fleet.freeze(),
+            unique: self.unique,
+            preload: self.preload.take().map(Preload::leave),
+            configured: self.config.app.workers,
+        })))
+    }
+
     fn turn(&mut self, turn: Turn) {
         let actions = match turn {
             Turn::Stop(signal) => {
@@ -291,15 +356,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn reap(&mut self) {
         for (pid, status) in process::reap() {
             // As process 1 of a container we are handed strangers, too.
-            let Some(Process { worker, mut readers }) = self.processes.remove(&pid) else {
+            let Some(Process { worker, output }) = self.processes.remove(&pid) else {
                 continue;
             };
             self.plane.detach(worker);
             let last_words = self.last_words.clone();
-            tokio::spawn(async move {
-                let [out, err] = &mut readers;
-                let both = async { (out.await, err.await) };
-                let _ = timeout(LAST_WORDS, both).await;
+            tokio::task::spawn_local(async move {
+                if let Some(mut output) = output {
+                    let _ = timeout(LAST_WORDS, output.ended()).await;
+                }
                 // Only a supervisor that has returned does not listen.
                 let _ = last_words.send((worker, exit_of(status)));
             });
@@ -353,11 +418,12 @@ impl<P: DataPlane> Supervisor<'_, P> {
         let printer: &Printer = output::printer();
         let preload = self.preload.as_ref();
         match launch::launch(self.config, worker, self.unique, printer, preload) {
-            Ok(Launched { pid, channel, lane, tail, readers }) => {
+            Ok(Launched { pid, channel, lane, output }) => {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
-                self.processes.insert(pid, Process { worker, readers });
                 self.forget_tails(worker.slot);
-                self.tails.insert(worker, tail);
+                self.tails.insert(worker, output.tail());
+                let output = Some(output);
+                self.processes.insert(pid, Process { worker, output });
                 self.plane.attach(worker, channel, lane);
             }
             Err(error) => {

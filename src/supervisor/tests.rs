@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -104,12 +105,16 @@ fn supervise(
     listener: Result<(), String>,
 ) -> (Outcome, Vec<String>, Duration) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    LocalSet::new().block_on(&runtime.expect("a runtime"), async {
         let (events, received) = unbounded_channel();
         let mut plane = Notebook { said: vec![], events, channels: vec![], signal, listener };
         let began = Instant::now();
-        let run = timeout(Duration::from_secs(20), run(config, None, &mut plane, received)).await;
-        let outcome = run.expect("it ends in time").expect("signals can be watched");
+        let run =
+            timeout(Duration::from_secs(20), run(config, None, &mut plane, received, None)).await;
+        let Ended::Over(outcome) = run.expect("it ends in time").expect("signals can be watched")
+        else {
+            panic!("nobody froze it");
+        };
         (outcome, plane.said, began.elapsed())
     })
 }

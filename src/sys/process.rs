@@ -37,6 +37,8 @@ pub struct Spawn<'a> {
     pub args: &'a [OsString],
     /// Added to the router's own environment.
     pub env: &'a [(OsString, OsString)],
+    /// Variables of the router's own that the child shall not see.
+    pub unset: &'a [&'a str],
     /// Where the child starts.
     pub cwd: &'a Path,
     /// The child's end of its channel; closed here once the child has it.
@@ -58,7 +60,7 @@ pub struct Spawned {
 
 /// Starts a process. It must be reaped by [`reap`].
 pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
-    let Spawn { program, args, env, cwd, channel, lane } = spawn;
+    let Spawn { program, args, env, unset, cwd, channel, lane } = spawn;
     // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
     // 3 or 4, placing the channel or the lane would close it; so both numbers are kept occupied
     // while the pipe is made.
@@ -77,6 +79,9 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    for name in unset {
+        command.env_remove(name);
+    }
     let channel_fd = channel.as_raw_fd();
     let lane_fd = lane.as_ref().map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`
@@ -208,6 +213,7 @@ mod tests {
             program: OsStr::new("sh"),
             args: &["-c".into(), script.into()],
             env: &[("SPAWN_TEST".into(), "yes".into())],
+            unset: &[],
             cwd: Path::new("/"),
             channel,
             lane: None,
@@ -244,6 +250,7 @@ mod tests {
                 program: OsStr::new("sh"),
                 args: &["-c".into(), format!("{LISTING}; echo channel >&3; echo lane >&4").into()],
                 env: &[],
+                unset: &[],
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: Some(lane_theirs.as_fd()),
@@ -300,6 +307,7 @@ mod tests {
                 program: OsStr::new("no-such-interpreter"),
                 args: &[],
                 env: &[],
+                unset: &[],
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: None,

@@ -39,7 +39,8 @@ impl Line {
         const BEFORE_1970: u64 = 719_469;
         let mut time = time.split(':').map(|word| word.parse::<f64>().ok());
         let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-        let seconds = ((days - BEFORE_1970) * 24) as f64 * 3600.0 + hour * 3600.0 + minute * 60.0 + second;
+        let seconds =
+            ((days - BEFORE_1970) * 24) as f64 * 3600.0 + hour * 3600.0 + minute * 60.0 + second;
         Some((seconds * 1000.0) as u64)
     }
 

@@ -1,0 +1,78 @@
+//! The workers' lives as they cross an upgrade: what is known of each process, and its output pipes.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::fleet::Books;
+use super::reader::Rest;
+use super::table::Moment;
+use crate::route::WorkerId;
+
+/// Everything the supervisor has in hand. Its pipes are descriptors, which cross beside it: see
+/// [`Frozen::stow`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The supervisor's clock: the next goes on from here.
+    pub(super) now: Moment,
+    pub(super) books: Books,
+    pub(super) processes: Vec<Process>,
+    /// The last `NODE_UNIQUE_ID` given.
+    pub(super) unique: u32,
+    /// Where the preload's script lies.
+    pub(super) preload: Option<PathBuf>,
+    /// How many workers the settings asked for.
+    pub(super) configured: u16,
+}
+
+/// A process that has not been reaped.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Process {
+    pub(super) worker: WorkerId,
+    pub(super) pid: i32,
+    pub(super) rest: Rest,
+    /// Where its pipes lie among the descriptors that cross.
+    places: [u32; 2],
+    #[serde(skip)]
+    pipes: Option<[OwnedFd; 2]>,
+}
+
+impl Process {
+    /// Without `output` nobody reads what it prints.
+    pub(super) fn new(worker: WorkerId, pid: i32, output: Option<([OwnedFd; 2], Rest)>) -> Self {
+        let (pipes, rest) = output.unzip();
+        let rest = rest.unwrap_or_default();
+        Self { worker, pid, rest, places: [u32::MAX; 2], pipes }
+    }
+
+    /// Its pipes, if they have crossed.
+    pub(super) fn take_pipes(&mut self) -> Option<[OwnedFd; 2]> {
+        self.pipes.take()
+    }
+}
+
+impl Frozen {
+    /// Puts the pipes among the descriptors that cross; `add` gives the place of each.
+    pub fn stow(&mut self, mut add: impl FnMut(OwnedFd) -> u32) {
+        for process in &mut self.processes {
+            if let Some(pipes) = process.pipes.take() {
+                process.places = pipes.map(&mut add);
+            }
+        }
+    }
+
+    /// Takes the pipes from among the descriptors that have crossed.
+    pub fn unstow(&mut self, mut take: impl FnMut(u32) -> Option<OwnedFd>) {
+        for process in &mut self.processes {
+            let [out, err] = process.places.map(&mut take);
+            process.pipes = out.zip(err).map(|(out, err)| [out, err]);
+        }
+    }
+
+    /// How many workers live.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.processes.len()
+    }
+}

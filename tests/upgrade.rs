@@ -1,0 +1,88 @@
+//! The router's own upgrade: another program in the same process, and nobody notices.
+
+use crate::both_engines;
+use crate::harness::load::Load;
+use crate::harness::{Builder, Engine, Router, TempDir, binary, fixture, process, until};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::time::Duration;
+
+/// Upgrades of one story.
+const UPGRADES: usize = 20;
+
+fn steady(engine: Engine) -> Builder {
+    Router::on(engine).path(&fixture("steady")).env("PORT", 0)
+}
+
+fn upgrade(router: &Router) {
+    let done = router.events("upgraded");
+    router.signal(Signal::SIGUSR2);
+    router.event_number("upgraded", done + 1);
+}
+
+/// Resident memory in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+both_engines! {
+    fn twenty_upgrades_under_load_and_nobody_notices(engine) {
+        let mut router = steady(engine).option("--threads", 2).start();
+        let workers = router.slots();
+        let load = Load::start(&router.url(), &json!({ "clients": 64, "broadcasts": 200 }));
+        let (mut descriptors, mut memory) = (0, 0);
+        for turn in 0..UPGRADES {
+            upgrade(&router);
+            if turn == 2 {
+                descriptors = process::fds(router.pid()).len();
+                memory = resident(router.pid());
+            }
+        }
+        let summary = load.stop();
+        summary.nothing_failed().nobody_left();
+        assert_eq!(router.slots(), workers, "the workers are the same");
+        router.lives();
+        until("no descriptor was kept", Duration::from_secs(5), || {
+            (process::fds(router.pid()).len() <= descriptors).then_some(())
+        });
+        let grown = resident(router.pid()).saturating_sub(memory);
+        assert!(grown < 4096, "{grown} KiB more than after the third");
+        router.stop();
+        let totals = router.event("router stops").string("totals").unwrap().to_owned();
+        let accepted = totals.split(' ').find_map(|count| count.strip_prefix("accepted="));
+        let accepted: u64 = accepted.unwrap().parse().unwrap();
+        assert!(accepted >= summary.connections(), "{totals}: {}", summary.0);
+    }
+
+    fn a_program_that_cannot_take_over_leaves_the_old_one(engine) {
+        let directory = TempDir::new();
+        let program = directory.path().join("router");
+        std::fs::copy(binary(), &program).unwrap();
+        let router = steady(engine).binary(&program).start();
+        for (bad, word) in [("#!/bin/sh\necho no such thing >&2\nexit 1\n", "no such thing"), ("text", "started")] {
+            std::fs::remove_file(&program).unwrap();
+            directory.write_script("router", bad);
+            let failed = router.events("upgrade failed");
+            router.signal(Signal::SIGUSR2);
+            let line = router.event_number("upgrade failed", failed + 1);
+            assert!(line.string("error").unwrap().contains(word), "{}", line.text);
+            router.lives();
+        }
+        // Mended, it is taken.
+        std::fs::remove_file(&program).unwrap();
+        std::fs::copy(binary(), &program).unwrap();
+        upgrade(&router);
+        router.lives();
+    }
+
+    fn half_a_request_line_is_finished_after_the_upgrade(engine) {
+        let router = steady(engine).start();
+        let mut connection = router.connect();
+        connection.send(b"GET /pi");
+        upgrade(&router);
+        connection.send(b"d HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(connection.response().status, 200);
+    }
+}
