@@ -9,6 +9,7 @@ pub mod upgrade;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::LocalSet;
 
@@ -178,9 +179,7 @@ async fn lifetime(
                 DaemonError::System { what: "a listening socket's share", reason }
             })?;
             supervisor.unstow(|place| descriptors.take(place));
-            let workers = supervisor.workers();
             let portions = plane.divide(|place| descriptors.take(place), &places, hopes, &shared);
-            tracing::info!(workers, "upgraded");
             (portions, Some(Box::new(supervisor)))
         }
         None => (shared.mailboxes.iter().map(|_| Portion::default()).collect(), None),
@@ -246,7 +245,11 @@ impl Control<'_> {
         frozen: Option<Box<supervisor::Frozen>>,
     ) -> Result<Next, DaemonError> {
         let Self { config, plan, shared, .. } = self;
-        if frozen.is_some() {
+        // Before the supervisor lets signals through.
+        let asked = signal(SignalKind::user_defined2())
+            .map_err(|reason| DaemonError::System { what: "signals", reason })?;
+        if let Some(frozen) = &frozen {
+            tracing::info!(workers = frozen.workers(), "upgraded");
             listeners.change_pool(&config.listen)?;
         } else {
             for address in &config.listen {
@@ -274,7 +277,7 @@ impl Control<'_> {
             ended = supervisor::run(config, part, &mut plane, happened, frozen) => ended
                 .map_err(|reason| DaemonError::System { what: "signals", reason }),
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
-            never = self.upgrades(&mut trial) => Err(never),
+            never = self.upgrades(asked, &mut trial) => match never {},
         };
         passing.abort();
         match ended {
@@ -296,12 +299,8 @@ impl Control<'_> {
     }
 
     /// Tries the next program out whenever that is asked for; once it would do, the shards are put
-    /// to rest, which ends with the supervisor frozen. Returns only if signals cannot be watched.
-    async fn upgrades(&self, ready: &mut Option<Trial>) -> DaemonError {
-        let mut asked = match signal(SignalKind::user_defined2()) {
-            Ok(asked) => asked,
-            Err(reason) => return DaemonError::System { what: "signals", reason },
-        };
+    /// to rest, which ends with the supervisor frozen.
+    async fn upgrades(&self, mut asked: Signal, ready: &mut Option<Trial>) -> Infallible {
         while ready.is_none() {
             asked.recv().await;
             tracing::info!(binary = %self.successor.program().display(), "upgrade begins");

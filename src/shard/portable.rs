@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use monoio::time::TimeDriver;
@@ -38,6 +38,8 @@ use crate::sys::watched::Watched;
 const PEEK: usize = 16 << 10;
 /// Bytes of one read from a channel.
 const READ: usize = 64 << 10;
+/// How long to wait for interrupted tasks before looking again whether they have ended.
+const REST_TURN: Duration = Duration::from_millis(1);
 /// Connections accepted, or reads made, before others get their turn.
 const BATCH: usize = 64;
 
@@ -221,12 +223,8 @@ async fn rest(engine: Shared) -> io::Result<Option<Resting>> {
             Ok(engine) => break engine.into_inner(),
             Err(shared) => engine = shared,
         }
-        let mut yielded = false;
-        std::future::poll_fn(|context| {
-            context.waker().wake_by_ref();
-            if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        // The runtime polls nothing else while this future only wakes itself.
+        monoio::time::sleep(REST_TURN).await;
     };
     let mut resting = Resting::new(engine.shard);
     for (id, client) in engine.clients {
