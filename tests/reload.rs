@@ -1,16 +1,18 @@
 //! New workers for old ones, more of them and fewer, with clients that must not notice.
 
 use crate::both_engines;
+use crate::harness::http::free_port;
 use crate::harness::load::Load;
-use crate::harness::{Engine, Router, fixture};
+use crate::harness::{Builder, Connection, Engine, Router, TempDir, fixture};
 use nix::sys::signal::Signal;
 use serde_json::json;
+use std::time::Duration;
 
 /// Reloads of one story.
 const RELOADS: usize = 20;
 
 /// The application whose behaviour at its start is in a file.
-fn steady(engine: Engine) -> crate::harness::Builder {
+fn steady(engine: Engine) -> Builder {
     Router::on(engine).path(&fixture("steady")).env("PORT", 0)
 }
 
@@ -34,5 +36,110 @@ both_engines! {
         let summary = load.stop();
         summary.nothing_failed();
         assert!(summary.ended("websocket") > 0, "the drains have ended some: {}", summary.0);
+    }
+
+    fn a_new_generation_that_fails_leaves_the_old_one(engine) {
+        let directory = TempDir::new();
+        let (port, other) = (free_port(), free_port());
+        let mode = directory.write("mode", "serve");
+        let router = Router::on(engine)
+            .path(&fixture("steady"))
+            .no_listen()
+            .env("PORT", port)
+            .env("MODE_FILE", mode.display())
+            .option("--listen-timeout", 1500)
+            .start();
+        let before = router.slots();
+        let elsewhere = format!("port {other}");
+        let missing = format!("127.0.0.1:{port}");
+        for (mode, word) in [
+            ("throw", "this version is broken"),
+            ("exit 7", "exited with code 7"),
+            ("never", "was not ready"),
+            (&elsewhere, &missing),
+        ] {
+            directory.write("mode", mode);
+            let failed = router.events("reload failed");
+            router.signal(Signal::SIGHUP);
+            let line = router.event_number("reload failed", failed + 1);
+            let error = line.string("error").unwrap();
+            assert!(error.contains(word) && error.contains("serve on"), "{mode}: {error}");
+            assert_eq!(Connection::tcp(port).get("/pid").status, 200);
+            assert_eq!(router.slots(), before, "{mode}");
+        }
+        directory.write("mode", "serve");
+        reload(&router);
+        assert!(router.slots().values().all(|pid| !before.values().any(|old| old == pid)));
+    }
+
+    fn reloads_queue_and_several_become_one(engine) {
+        let directory = TempDir::new();
+        let mode = directory.write("mode", "serve");
+        let router = steady(engine).env("MODE_FILE", mode.display()).start();
+        directory.write("mode", "late 300");
+        router.signal(Signal::SIGHUP);
+        router.event("reload begins");
+        for n in 1..4 {
+            router.signal(Signal::SIGHUP);
+            router.event_number("reload queued", n);
+        }
+        router.event_number("reload done", 2);
+        router.nobody_drains();
+        assert_eq!(router.events("reload begins"), 2);
+    }
+
+    fn workers_come_and_go_under_load(engine) {
+        let router = steady(engine)
+            .option("--drain-timeout", "2s")
+            .option("--disconnect-over", "1s")
+            .start();
+        let load = Load::start(&router.url(), &json!({ "clients": 24 }));
+        router.signal(Signal::SIGTTIN);
+        router.ready(3);
+        router.signal(Signal::SIGTTOU);
+        router.event("worker draining");
+        router.nobody_drains();
+        let summary = load.stop();
+        summary.nothing_failed();
+        assert_eq!(router.slots().into_keys().collect::<Vec<_>>(), [0, 1]);
+        // One is the fewest there are.
+        router.signal(Signal::SIGTTOU);
+        router.event_number("worker draining", 2);
+        router.nobody_drains();
+        router.signal(Signal::SIGTTOU);
+        router.lives();
+    }
+
+    fn an_idle_connection_of_a_draining_worker_is_answered_by_another(engine) {
+        let router = steady(engine).start();
+        let mut connection = router.connect();
+        let before = connection.get("/pid").pid();
+        reload(&router);
+        router.nobody_drains();
+        let after = connection.get("/pid").pid();
+        assert_ne!(before, after);
+        assert!(router.pids().contains(&after));
+    }
+
+    fn a_worker_that_hangs_is_replaced_and_the_log_says_why(engine) {
+        let router = steady(engine).option("--hang-timeout", "2s").start();
+        let mut connection = router.connect();
+        connection.send(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
+        let line = router.event("recycling the worker");
+        assert!(line.string("why").unwrap().contains("event loop"), "{}", line.text);
+        router.event_number("worker ready", 3);
+        router.lives();
+    }
+
+    fn ten_workers_that_will_not_end_are_ended_together(engine) {
+        let mut router = steady(engine)
+            .workers(10)
+            .env("IGNORE_SIGINT", 1)
+            .option("--kill-timeout", 1600)
+            .start();
+        let (status, took) = router.stop();
+        assert!(status.success(), "{status}");
+        // kill_timeout and a second, and what a busy machine takes to end ten processes.
+        assert!(took < Duration::from_millis(1600 + 1000 + 1500), "{took:?}");
     }
 }
