@@ -150,7 +150,7 @@ enum Start {
 enum Over {
     Ended(Outcome),
     /// Everything it had in hand, and the program that is to go on with it.
-    Frozen(Trial, Box<State>, Descriptors),
+    Frozen(Box<Trial>, Box<State>, Descriptors),
 }
 
 /// From the shards' start to their end.
@@ -225,7 +225,7 @@ async fn lifetime(
 enum Next {
     Ended(Outcome),
     /// The shards have come to rest, and the supervisor too.
-    Upgrade(Trial, Box<supervisor::Frozen>, Listeners),
+    Upgrade(Box<Trial>, Box<supervisor::Frozen>, Box<Listeners>),
 }
 
 /// The control thread: listeners and supervisor, until the workers have ended or a shard has.
@@ -285,7 +285,7 @@ impl Control<'_> {
                 let trial = trial.ok_or_else(|| DaemonError::Shard("frozen by nobody".into()))?;
                 drop(plane);
                 let listeners = listeners.replace(Listeners::new(Arc::clone(shared), false));
-                Ok(Next::Upgrade(trial, frozen, listeners))
+                Ok(Next::Upgrade(Box::new(trial), frozen, Box::new(listeners)))
             }
             Ok(Ended::Over(outcome)) => {
                 listeners.borrow_mut().clean_up();

@@ -3,7 +3,7 @@
 use crate::both_engines;
 use crate::harness::http::free_port;
 use crate::harness::load::Load;
-use crate::harness::{Builder, Connection, Engine, Router, TempDir, fixture};
+use crate::harness::{Builder, Connection, Engine, Router, TempDir, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
@@ -136,10 +136,38 @@ both_engines! {
             .workers(10)
             .env("IGNORE_SIGINT", 1)
             .option("--kill-timeout", 1600)
-            .start();
+            .start_early();
+        until("ten workers are ready", Duration::from_secs(60), || {
+            (router.slots().len() == 10).then_some(())
+        });
         let (status, took) = router.stop();
         assert!(status.success(), "{status}");
         // kill_timeout and a second, and what a busy machine takes to end ten processes.
         assert!(took < Duration::from_millis(1600 + 1000 + 1500), "{took:?}");
     }
+}
+
+#[test]
+fn those_that_are_left_are_disconnected_at_a_pace() {
+    const CLIENTS: usize = 2000;
+    let engine = Engine::Uring;
+    if !engine.wanted() {
+        return eprintln!("skipped: ROUTER_TEST_ENGINE asks for the other engine");
+    }
+    let router =
+        steady(engine).option("--drain-timeout", "11s").option("--disconnect-over", "10s").start();
+    let (load, _) = Load::run("pace", &router.url(), &json!({ "clients": CLIENTS }));
+    reload(&router);
+    router.nobody_drains();
+    let summary = load.stop();
+    assert_eq!(summary.count("failures"), 0, "{}", summary.0["why"]);
+    let arrivals = summary.0["arrivals"].as_array().unwrap();
+    let at: Vec<u64> = arrivals.iter().map(|arrival| arrival[0].as_u64().unwrap()).collect();
+    assert_eq!(at.len(), CLIENTS, "each comes back once");
+    let (first, last) = (*at.iter().min().unwrap(), *at.iter().max().unwrap());
+    assert!((8000..12_000).contains(&(last - first)), "over {} ms", last - first);
+    let mut seconds = vec![0_usize; 13];
+    at.iter().for_each(|at| seconds[((at - first) / 1000) as usize] += 1);
+    let most = seconds.iter().max().unwrap();
+    assert!(*most < 2 * CLIENTS / 10, "{seconds:?}");
 }

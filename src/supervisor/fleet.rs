@@ -28,7 +28,7 @@ pub(super) struct Fleet<'a> {
 
 /// All that a fleet knows; it crosses an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Books {
+pub(super) struct Books {
     /// By number, those that were scaled away at the end.
     slots: Vec<Slot>,
     habits: Habits,
@@ -98,18 +98,6 @@ impl<'a> Fleet<'a> {
     /// As many slots as the app has workers, all down.
     pub(super) fn new(rules: Rules<'a>) -> Self {
         let slots = (0..rules.app.workers).map(Slot::new).collect();
-        Self { rules, books: Books::new(slots) }
-    }
-
-    /// The same, with workers that an earlier router has left; they have until then to attach.
-    pub(super) fn adopting(rules: Rules<'a>, left: &[(WorkerId, Stage)], until: Moment) -> Self {
-        let highest = left.iter().map(|(id, _)| id.slot + 1).max().unwrap_or(0);
-        let slot = |slot| {
-            let here = left.iter().copied().filter(|(id, _)| id.slot == slot);
-            let here: Vec<_> = here.collect();
-            Slot::adopting(slot, slot < rules.app.workers, &here, until)
-        };
-        let slots = (0..highest.max(rules.app.workers)).map(slot).collect();
         Self { rules, books: Books::new(slots) }
     }
 
@@ -261,6 +249,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Whether workers are being replaced.
+    #[cfg(test)]
     pub(super) fn reloading(&self) -> bool {
         self.books.reload.is_some()
     }
@@ -288,7 +277,7 @@ impl<'a> Fleet<'a> {
         let failed = wanted.map(|slot| &slot.present).filter(|worker| {
             let well = |exit: &Exit| match exit {
                 Exit::Code(code) => *code == 0 || self.rules.app.stop_exit_codes.contains(code),
-                Exit::Signal(_) | Exit::Unstarted(_) | Exit::Unknown => false,
+                Exit::Signal(_) | Exit::Unstarted(_) => false,
             };
             worker.state == State::Errored || !worker.last_exit.as_ref().is_some_and(well)
         });
@@ -484,9 +473,6 @@ mod tests {
         processes: Vec<Process>,
         default_listeners: u32,
         compared: Vec<(WorkerId, WorkerId)>,
-        /// Workers that served and were not told to go: by what right each lost that is checked.
-        failed_reloads: u32,
-        done_reloads: u32,
     }
 
     impl World {
@@ -530,8 +516,6 @@ mod tests {
                         self.compared.push((successor, present));
                     }
                     Action::OpenDefaultListener => self.default_listeners += 1,
-                    Action::Tell(News::ReloadFailed { .. }) => self.failed_reloads += 1,
-                    Action::Tell(News::ReloadDone(..)) => self.done_reloads += 1,
                     Action::Tell(_) | Action::Say(..) => {}
                 }
             }
@@ -565,17 +549,6 @@ mod tests {
         Fleet::thaw(rules(app), serde_json::from_str(&text).expect("as written"))
     }
 
-    /// The router dies and the next one finds what is left.
-    fn adopted<'a>(fleet: &Fleet<'a>, world: &mut World, app: &'a App, now: Moment) -> Fleet<'a> {
-        let stages: Vec<_> = fleet.stages().collect();
-        for process in &mut world.processes {
-            (process.ready, process.draining, process.asked) = (false, false, false);
-        }
-        let mut next = Fleet::adopting(rules(app), &stages, now + DRAIN);
-        world.perform(next.start(now));
-        next
-    }
-
     fn sign(fleet: &mut Fleet<'_>, id: WorkerId, which: u64, now: Moment) -> Vec<Action> {
         let input = match which {
             0 => Input::Online,
@@ -583,7 +556,6 @@ mod tests {
             2 => Input::Ready,
             3 => Input::Listens,
             4 => Input::Listening,
-            5 => Input::Attached,
             _ => Input::Drained,
         };
         fleet.feed(id, input, now)
@@ -613,7 +585,7 @@ mod tests {
             let served = world.serving();
             let choice = random.below(40);
             let actions = match choice {
-                0..12 => sign(&mut fleet, id, random.below(7), now),
+                0..12 => sign(&mut fleet, id, random.below(6), now),
                 12 => fleet.feed(id, Input::Closed, now),
                 13 => fleet.feed(id, Input::Broken("test".into()), now),
                 14 => fleet.feed(id, Input::Hung(DRAIN), now),
@@ -630,14 +602,10 @@ mod tests {
                     fleet = upgraded(fleet, &app);
                     vec![]
                 }
-                24 if random.below(3) == 0 => {
-                    fleet = adopted(&fleet, &mut world, &app, now);
-                    vec![]
-                }
                 _ => fleet.tick(now),
             };
             world.perform(actions);
-            if choice < 12 || choice == 18 || choice == 19 || choice > 24 {
+            if choice < 12 || choice == 18 || choice == 19 || choice > 23 {
                 // Nothing but a reload's success, a drain or a death takes a worker that serves.
                 for id in served {
                     let slot = fleet.slot(id).expect("it was there");
@@ -673,7 +641,6 @@ mod tests {
 
     /// With everybody well-behaved from here on, it ends where the operator has asked.
     fn settles(fleet: &mut Fleet<'_>, world: &mut World, app: &App, now: &mut Moment) {
-        let mut kind = Random(1);
         for _ in 0..400 {
             *now += Duration::from_millis(100);
             for Process { id, asked, killed, draining, .. } in world.processes.clone() {
@@ -684,7 +651,7 @@ mod tests {
                 } else if draining {
                     world.perform(fleet.feed(id, Input::Drained, *now));
                 } else {
-                    for input in [Input::Attached, Input::Listens, Input::Listening, Input::Ready] {
+                    for input in [Input::Listens, Input::Listening, Input::Ready] {
                         world.perform(fleet.feed(id, input, *now));
                     }
                 }
@@ -694,7 +661,6 @@ mod tests {
             }
             world.perform(fleet.tick(*now));
             check(fleet, world, *now);
-            let _ = kind.below(2);
         }
         assert!(!fleet.reloading(), "a reload that never ends");
         for slot in &fleet.books.slots {
@@ -965,19 +931,5 @@ mod tests {
         assert!(actions.contains(&Action::Terminate(id(0, 1))), "{actions:?}");
         let spawn = fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
         assert!(spawn.contains(&Action::Spawn(id(0, 2))), "{spawn:?}");
-    }
-
-    #[test]
-    fn what_an_earlier_router_left_goes_on_when_it_attaches() {
-        let app = App { workers: 2, ..app() };
-        let left =
-            [(id(0, 4), Stage::Ready), (id(0, 3), Stage::Draining), (id(3, 1), Stage::Ready)];
-        let mut fleet = Fleet::adopting(rules(&app), &left, DRAIN);
-        assert_eq!(fleet.start(Moment::ZERO), [Action::Spawn(id(1, 1))]);
-        let actions = fleet.feed(id(0, 4), Input::Attached, Moment::ZERO);
-        assert_eq!(actions, [Action::SetReady(id(0, 4), true)]);
-        assert_eq!(fleet.feed(id(0, 3), Input::Attached, Moment::ZERO), [Action::Drain(id(0, 3))]);
-        let actions = fleet.tick(DRAIN);
-        assert!(actions.contains(&Action::Kill(id(3, 1))), "it never came: {actions:?}");
     }
 }

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 /// A longer line is split here, in bytes: a worker that never ends its line must not grow us.
 pub(super) const LINE_MAX: usize = 64 * 1024;
 
-/// How many last lines are kept per worker.
-const TAIL_LINES: usize = 10;
+/// How many last lines are kept per worker: an error's message stands above its stack.
+const TAIL_LINES: usize = 20;
 /// How many bytes of them.
 const TAIL_BYTES: usize = 4 * 1024;
 

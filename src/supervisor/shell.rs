@@ -481,11 +481,6 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 why = format!("its event loop has not turned for {:?}", rounded(*silent)),
                 "recycling the worker"
             ),
-            Note::OrphanLost(exit) => {
-                let why =
-                    exit.as_ref().map_or_else(|| "it did not attach".to_owned(), Exit::to_string);
-                tracing::warn!(%worker, why, "orphan lost");
-            }
             Note::Left => tracing::debug!(%worker, "the worker closed its channel"),
             Note::Broken(reason) => tracing::error!(%worker, reason, "killing the worker"),
             Note::Overdue => tracing::warn!(
@@ -608,9 +603,6 @@ impl fmt::Display for Exit {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             Self::Unstarted(reason) => f.write_str(reason),
-            Self::Unknown => {
-                f.write_str("ended, and only the router that had started it could ask how")
-            }
         }
     }
 }
@@ -625,7 +617,6 @@ impl fmt::Display for Trouble {
             }
             Self::Hung(silent) => write!(f, "hung: nothing for {:?}", rounded(*silent)),
             Self::Broken(why) => write!(f, "was killed: {why}"),
-            Self::NeverAttached => f.write_str("did not attach"),
         }
     }
 }

@@ -44,17 +44,11 @@ pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(30);
 ///    │                 ▼                              │
 ///    │              Errored                           │
 ///    └────────────────────────────────────────────────┘ exit, if it was meant to leave for good
-///
-///            attached
-///   Awaited ──────────► Starting, Ready, Draining or Stopping: as it was left
-///    │  │ time over
-///    │  └─────────────► Stopping
-///    └─ exit ─────────► Backoff (at once), or Down if it was leaving
 /// ```
 ///
 /// (rules): no restart wanted -> Down; too many unstable lives in a row -> Errored; else
-/// Backoff. A process exists in Starting, Ready, Draining, Stopping and Awaited, and in no other
-/// state. A Draining worker's exit is what was wanted: Down.
+/// Backoff. A process exists in Starting, Ready, Draining and Stopping, and in no other state. A
+/// Draining worker's exit is what was wanted: Down.
 ///
 /// On trial (the successor in a reload) a worker shows that it is ready and is then compared with
 /// the one it shall succeed; whatever goes wrong before that gives it up for good.
@@ -62,13 +56,6 @@ pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(30);
 pub(super) enum State {
     /// No process, and none will be started.
     Down,
-    /// A process of an earlier router's, which has not attached yet.
-    Awaited {
-        /// When it is given up.
-        until: Moment,
-        /// What it becomes.
-        left: Stage,
-    },
     /// The process runs and has not shown that it is ready.
     Starting {
         /// Node is up: what follows is the app's own start.
@@ -116,8 +103,6 @@ pub(super) enum Next {
 pub(super) enum Input {
     /// The operator wants it to run.
     Start,
-    /// It is attached to this router.
-    Attached,
     /// Node is up in it.
     Online,
     /// Its adapter's first heartbeat.
@@ -161,8 +146,6 @@ pub(super) enum Exit {
     Signal(i32),
     /// It was never started; the reason.
     Unstarted(String),
-    /// It was another router's child, so that nobody could ask.
-    Unknown,
 }
 
 /// Why a worker was given up.
@@ -178,8 +161,6 @@ pub(super) enum Trouble {
     Hung(Duration),
     /// Its channel was of no more use.
     Broken(String),
-    /// The router that left it behind is gone too long.
-    NeverAttached,
 }
 
 /// What is to be done. A worker is named by its id: the slot's own number may have moved on.
@@ -241,8 +222,6 @@ pub(super) enum Note {
     Ended(Exit, Duration),
     /// It ended this many times in a row before `min_uptime`: given up.
     Errored(Exit, u32),
-    /// It was an earlier router's and is not there any more, or never came.
-    OrphanLost(Option<Exit>),
 }
 
 /// What is known of the app's habits, learned from any of its workers.
@@ -330,14 +309,9 @@ impl Worker {
         Self { trial: Some(Trial::default()), ..Self::new(slot) }
     }
 
-    /// A process that an earlier router has left so.
-    pub(super) fn awaited(id: WorkerId, left: Stage, until: Moment) -> Self {
-        Self { id, state: State::Awaited { until, left }, ..Self::new(id.slot) }
-    }
-
     /// Whether a process exists.
     pub(super) fn alive(&self) -> bool {
-        self.stage().is_some() || matches!(self.state, State::Awaited { .. })
+        self.stage().is_some()
     }
 
     /// Whether nothing will happen to it by itself.
@@ -350,7 +324,6 @@ impl Worker {
         match self.state {
             State::Draining { .. } => true,
             State::Stopping { wanted, .. } => wanted,
-            State::Awaited { left, .. } => matches!(left, Stage::Draining | Stage::Stopping),
             _ => false,
         }
     }
@@ -362,7 +335,6 @@ impl Worker {
             State::Ready => Some(Stage::Ready),
             State::Draining { .. } => Some(Stage::Draining),
             State::Stopping { .. } => Some(Stage::Stopping),
-            State::Awaited { left, .. } => Some(left),
             State::Down | State::Backoff(_) | State::Errored => None,
         }
     }
@@ -379,8 +351,7 @@ impl Worker {
             State::Starting { patience, settle, .. } => patience.into_iter().chain(settle).min(),
             State::Stopping { next: Next::Ask(at) | Next::Kill(at), .. }
             | State::Backoff(at)
-            | State::Draining { until: at }
-            | State::Awaited { until: at, .. } => Some(at),
+            | State::Draining { until: at } => Some(at),
             State::Stopping { next: Next::Wait, .. }
             | State::Down
             | State::Ready
@@ -390,7 +361,7 @@ impl Worker {
 
     /// The table.
     pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) -> Vec<Action> {
-        use State::{Awaited, Backoff, Down, Draining, Errored, Ready, Starting, Stopping};
+        use State::{Backoff, Down, Draining, Errored, Ready, Starting, Stopping};
         let (app, now) = (around.rules.app, around.now);
         match input {
             Input::Listens => *around.habits = Habits { listens: true, ..Habits::default() },
@@ -403,29 +374,6 @@ impl Worker {
             (Backoff(_) | Errored, Input::Stop | Input::Kill | Input::Drain) => {
                 self.state = Down;
                 vec![]
-            }
-
-            (Awaited { left, .. }, Input::Attached) => self.attached(left, around),
-            (Awaited { until, .. }, Input::Drain) => {
-                self.state = Awaited { until, left: Stage::Draining };
-                vec![]
-            }
-            (Awaited { left, until }, Input::Tick) if until <= now => {
-                self.trouble = Some(Trouble::NeverAttached);
-                let wanted = matches!(left, Stage::Draining | Stage::Stopping);
-                self.state = Stopping { wanted, next: Next::Wait };
-                vec![Action::Say(self.id, Note::OrphanLost(None)), Action::Kill(self.id)]
-            }
-            (Awaited { left, .. }, Input::Exited(exit)) => {
-                // It may have run for days: no unstable life, no pause.
-                let leaves = matches!(left, Stage::Draining | Stage::Stopping);
-                self.state = if leaves || !app.autorestart { Down } else { Backoff(now) };
-                self.last_exit = Some(exit.clone());
-                vec![Action::Say(self.id, Note::OrphanLost(Some(exit)))]
-            }
-            (Awaited { .. }, Input::Stop) => {
-                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
-                vec![Action::Signal(self.id)]
             }
 
             (
@@ -497,10 +445,7 @@ impl Worker {
                 self.state = Stopping { wanted: true, next };
                 vec![]
             }
-            (
-                Starting { .. } | Ready | Draining { .. } | Stopping { .. } | Awaited { .. },
-                Input::Kill,
-            ) => {
+            (Starting { .. } | Ready | Draining { .. } | Stopping { .. }, Input::Kill) => {
                 self.state = Stopping { wanted: true, next: Next::Wait };
                 vec![Action::SetReady(self.id, false), Action::Kill(self.id)]
             }
@@ -517,7 +462,7 @@ impl Worker {
                 self.ended(exit, now)
             }
             (Starting { .. } | Stopping { .. }, Input::Exited(exit)) if self.trial.is_some() => {
-                self.trouble.get_or_insert(Trouble::Exited(exit.clone()));
+                self.trouble.get_or_insert_with(|| Trouble::Exited(exit.clone()));
                 self.ended(exit, now)
             }
             (Starting { .. } | Ready | Stopping { .. }, Input::Exited(exit)) => {
@@ -545,30 +490,6 @@ impl Worker {
             listens: false,
         };
         vec![Action::Spawn(self.id)]
-    }
-
-    /// It goes on from where its last router saw it.
-    fn attached(&mut self, left: Stage, around: &Around<'_>) -> Vec<Action> {
-        let (rules, now) = (around.rules, around.now);
-        let (state, action) = match left {
-            Stage::Starting => {
-                let patience = Some(now + rules.app.listen_timeout);
-                let state =
-                    State::Starting { online: true, patience, settle: None, listens: false };
-                (state, None)
-            }
-            Stage::Ready => (State::Ready, Some(Action::SetReady(self.id, true))),
-            Stage::Draining => {
-                let until = now + rules.drain_timeout;
-                (State::Draining { until }, Some(Action::Drain(self.id)))
-            }
-            Stage::Stopping => {
-                let next = Next::Kill(now + rules.app.kill_timeout);
-                (State::Stopping { wanted: true, next }, Some(Action::Terminate(self.id)))
-            }
-        };
-        self.state = state;
-        action.into_iter().collect()
     }
 
     /// A sign that is not yet readiness, or none in time.

@@ -62,13 +62,6 @@ impl Load {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
     }
 
-    /// What it has seen so far; it goes on.
-    #[track_caller]
-    pub fn report(&mut self) -> Summary {
-        self.stdin.write_all(b"report\n").unwrap();
-        Summary(self.line(SOON))
-    }
-
     /// Ends it; what was due has come by then, or is counted.
     #[track_caller]
     pub fn stop(mut self) -> Summary {
@@ -100,11 +93,6 @@ impl Summary {
     #[track_caller]
     pub fn ended(&self, kind: &str) -> u64 {
         self.0["ended"][kind].as_u64().unwrap_or_else(|| panic!("no {kind} in {}", self.0))
-    }
-
-    /// Those disconnects, as listed.
-    pub fn disconnects(&self) -> &[Value] {
-        self.0["disconnects"].as_array().unwrap()
     }
 
     fn first(&self, list: &str) -> String {

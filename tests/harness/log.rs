@@ -27,23 +27,6 @@ impl Line {
         self.field(name)?.as_str()
     }
 
-    /// When the router said it, in milliseconds since 1970.
-    pub fn at(&self) -> Option<u64> {
-        let text = self.string("timestamp")?.strip_suffix('Z')?;
-        let (date, time) = text.split_once('T')?;
-        let mut date = date.split('-').map(|word| word.parse::<u64>().ok());
-        let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-        // Years that begin in March put the day that some years lack at their end.
-        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-        let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
-        const BEFORE_1970: u64 = 719_469;
-        let mut time = time.split(':').map(|word| word.parse::<f64>().ok());
-        let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-        let seconds =
-            ((days - BEFORE_1970) * 24) as f64 * 3600.0 + hour * 3600.0 + minute * 60.0 + second;
-        Some((seconds * 1000.0) as u64)
-    }
-
     /// Is this the router's own event of that name (not a worker's output)?
     pub fn is(&self, message: &str) -> bool {
         self.field("stream").is_none() && self.string("message") == Some(message)

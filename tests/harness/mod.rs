@@ -12,7 +12,6 @@ pub mod process;
 pub mod router;
 
 pub use http::{Connection, Response};
-pub use load::Load;
 pub use nginx::Nginx;
 pub use plain::PlainNode;
 pub use polling::Session;

@@ -218,7 +218,7 @@ impl Builder {
         }
         // A directory of its own: a router adopts the workers that it finds in it.
         let own_runtime = self.runtime.is_none().then(TempDir::new);
-        let runtime = self.runtime.as_deref().or(own_runtime.as_ref().map(TempDir::path));
+        let runtime = self.runtime.as_deref().or_else(|| own_runtime.as_ref().map(TempDir::path));
         command.env("XDG_RUNTIME_DIR", runtime.unwrap());
         command.args(["--log-format", self.log_format]);
         if self.workers > 0 {
