@@ -138,7 +138,7 @@ mod tests {
     fn the_tail_is_bounded_in_lines_and_bytes() {
         let mut tail = Tail::default();
         (0..100).for_each(|n| tail.push(format!("line {n}").as_bytes()));
-        assert!(tail.quoted().starts_with("\n    line 90\n") && tail.quoted().ends_with("line 99"));
+        assert!(tail.quoted().starts_with("\n    line 80\n") && tail.quoted().ends_with("line 99"));
         tail.push(&[0xff; 2 * LINE_MAX]);
         assert_eq!(tail.lines.len(), 1);
         assert!(tail.bytes <= TAIL_BYTES, "{}", tail.bytes);

@@ -13,6 +13,8 @@ pub mod output;
 mod preload;
 mod reader;
 mod shell;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod table;
 
