@@ -17,6 +17,7 @@ mod shell;
 mod simulation;
 mod slot;
 mod table;
+mod wishes;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

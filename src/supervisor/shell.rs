@@ -24,6 +24,7 @@ use super::output::{self, Printer};
 use super::preload::{self, Part, Preload};
 use super::reader::Reader;
 use super::table::{Action, Exit, Input, Moment, Note, Rules, Trouble};
+use super::wishes::Wishers;
 use super::{ChannelEnd, DataPlane, Ended, Event, Outcome, Stage, Wish};
 use crate::config::Config;
 use crate::route::WorkerId;
@@ -39,6 +40,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// Looks for silent workers in the time after which one is taken for hung.
 const LISTENS: u32 = 8;
+
+/// How often the workers' memory is looked at, where there is a limit.
+const WEIGH: Duration = Duration::from_secs(2);
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
@@ -68,7 +72,8 @@ pub async fn run(
     let mut more = signal(SignalKind::from_raw(Signal::SIGTTIN as i32))?;
     let mut less = signal(SignalKind::from_raw(Signal::SIGTTOU as i32))?;
     let (last_words, mut exits) = mpsc::unbounded_channel();
-    let (_wisher, mut wishes) = mpsc::unbounded_channel();
+    let (wisher, mut wishes) = mpsc::unbounded_channel();
+    let _wishers = Wishers::start(&config.app, &wisher);
     exec::release_signals()?;
     let now = frozen.as_ref().map_or(Moment::ZERO, |frozen| frozen.now);
     let began = Instant::now().checked_sub(now).unwrap_or_else(Instant::now);
@@ -92,6 +97,7 @@ pub async fn run(
     }
     let mut look = every(DRAIN_LOOK);
     let mut listen = every(config.hang_timeout.unwrap_or(DRAIN_LOOK) / LISTENS);
+    let mut weigh = every(WEIGH);
     let mut plane_lives = true;
     loop {
         if let Some(outcome) = supervisor.outcome() {
@@ -113,6 +119,7 @@ pub async fn run(
             Some((worker, exit)) = exits.recv() => Turn::Feed(worker, Input::Exited(exit)),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
             _ = look.tick(), if looks => Turn::Look,
+            _ = weigh.tick(), if config.app.max_memory_restart.is_some() => Turn::Weigh,
             _ = listen.tick(), if config.hang_timeout.is_some() => Turn::Listen,
             event = events.recv(), if plane_lives => match event {
                 Some(Event::Freeze) => return supervisor.freeze(began.elapsed()),
@@ -144,6 +151,8 @@ enum Turn {
     Look,
     /// For those that have fallen silent.
     Listen,
+    /// For those that have grown too large.
+    Weigh,
     Wish(Wish),
     Feed(WorkerId, Input),
 }
@@ -268,6 +277,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
             Turn::Look => self.look(),
             Turn::Listen => self.listen(),
+            Turn::Weigh => self.weigh(),
             Turn::Wish(wish) => self.fulfil(wish),
             Turn::Reap => {
                 self.reap();
@@ -286,8 +296,9 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 self.fleet.reload(self.now)
             }
             Wish::Recycle { worker, why } => {
+                let known = self.fleet.is_due(worker);
                 let actions = self.fleet.recycle(worker, self.now);
-                if self.fleet.is_due(worker) {
+                if !known && self.fleet.is_due(worker) {
                     tracing::warn!(%worker, why, "recycling the worker");
                 }
                 actions
@@ -324,6 +335,26 @@ impl<P: DataPlane> Supervisor<'_, P> {
         fed.collect()
     }
 
+    fn weigh(&mut self) -> Vec<Action> {
+        let Some(most) = self.config.app.max_memory_restart else { return vec![] };
+        let ready = self
+            .processes
+            .iter()
+            .filter(|(_, process)| self.fleet.stage(process.worker) == Some(Stage::Ready));
+        let heavy = ready.filter_map(|(pid, process)| {
+            // One that has just ended weighs nothing.
+            let bytes = process::resident(*pid).ok().filter(|bytes| *bytes > most)?;
+            Some((process.worker, bytes))
+        });
+        let heavy: Vec<_> = heavy.collect();
+        let mut actions = Vec::new();
+        for (worker, bytes) in heavy {
+            let why = format!("its memory is {} MiB, more than {} MiB", bytes >> 20, most >> 20);
+            actions.extend(self.fulfil(Wish::Recycle { worker, why }));
+        }
+        actions
+    }
+
     fn listen(&mut self) -> Vec<Action> {
         let Some(timeout) = self.config.hang_timeout else { return vec![] };
         let silent = self.fleet.stages().filter_map(|(worker, stage)| {
@@ -354,7 +385,14 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     /// Children that ended. The fleet learns of an exit once the last words are read.
     fn reap(&mut self) {
-        for (pid, status) in process::reap() {
+        let (fleet, processes) = (&self.fleet, &self.processes);
+        let treekill = self.config.app.treekill;
+        let ended = process::reap(|pid| {
+            // What was asked to end leaves nobody of its process group behind.
+            let worker = processes.get(&pid).map(|process| process.worker);
+            worker.is_some_and(|worker| treekill && fleet.stage(worker) == Some(Stage::Stopping))
+        });
+        for (pid, status) in ended {
             // As process 1 of a container we are handed strangers, too.
             let Some(Process { worker, output }) = self.processes.remove(&pid) else {
                 continue;
@@ -448,6 +486,11 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn kill(&self, worker: WorkerId, signal: Signal) {
         let Some(pid) = self.pid(worker) else { return };
+        if self.config.app.treekill {
+            process::descendants(pid)
+                .into_iter()
+                .for_each(|child| _ = process::kill(child, signal));
+        }
         if let Err(error) = process::kill(pid, signal) {
             tracing::warn!(%worker, %signal, %error, "the worker could not be signalled");
         }

@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 /// The fd number on which a child finds its channel; what `NODE_CHANNEL_FD` says.
@@ -24,6 +25,9 @@ pub const CHANNEL_FD: RawFd = 3;
 
 /// The fd number on which a child finds its lane.
 pub const LANE_FD: RawFd = 4;
+
+/// How often a process's descendants are looked for once more, at most: one generation a turn.
+const DESCENDANT_TURNS: usize = 32;
 
 /// The highest signal number Linux has.
 const SIGNAL_MAX: i32 = 64;
@@ -152,24 +156,73 @@ pub fn channel_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// Every child that has ended since the last call.
+/// Every child that has ended since the last call. Where `ends_group` says so, whoever is left of
+/// the child's process group is killed with it, while the group's number is still its own.
 ///
 /// As process 1 of a container the router is handed orphans too; the caller ignores the pids it
 /// does not know.
-pub fn reap() -> Vec<(Pid, ExitStatus)> {
+pub fn reap(ends_group: impl Fn(Pid) -> bool) -> Vec<(Pid, ExitStatus)> {
     let mut reaped = Vec::new();
     loop {
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        // An error means that there are no children.
+        let Some(child) = waitid(Id::All, ended).ok().and_then(|status| status.pid()) else {
+            return reaped;
+        };
+        if ends_group(child) {
+            // An error means that nobody is left.
+            let _empty = signal::killpg(child, Signal::SIGKILL);
+        }
         let mut status = 0;
         // SAFETY: the kernel writes one int through the pointer before the call returns, and
         // `status` lives until then.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-        match pid {
-            1.. => reaped.push((Pid::from_raw(pid), ExitStatus::from_raw(status))),
-            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            // 0: children live, none ended. -1 with ECHILD: no children.
-            _ => return reaped,
+        let waited = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+        if waited == child.as_raw() {
+            reaped.push((child, ExitStatus::from_raw(status)));
         }
     }
+}
+
+/// The living descendants of a process, those that have left its process group included. Looked
+/// for until no more are found: they may be forking.
+pub fn descendants(root: Pid) -> Vec<Pid> {
+    let mut found = vec![root];
+    for _ in 0..DESCENDANT_TURNS {
+        let before = found.len();
+        for (child, parent) in parents() {
+            if found.contains(&parent) && !found.contains(&child) {
+                found.push(child);
+            }
+        }
+        if found.len() == before {
+            break;
+        }
+    }
+    found.split_off(1)
+}
+
+/// Every process and its parent. Without /proc there are none.
+fn parents() -> Vec<(Pid, Pid)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return vec![] };
+    let pair = |entry: std::fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read(entry.path().join("stat")).ok()?;
+        // Behind the name, which may contain anything: state, parent.
+        let behind = stat.iter().rposition(|byte| *byte == b')')? + 1;
+        let rest = std::str::from_utf8(stat.get(behind..)?).ok()?;
+        let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
+        Some((Pid::from_raw(pid), Pid::from_raw(parent)))
+    };
+    entries.flatten().filter_map(pair).collect()
+}
+
+/// Resident memory of a process, in bytes.
+pub fn resident(pid: Pid) -> io::Result<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    // SAFETY: sysconf takes an integer and touches no memory of ours.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    pages.map(|pages| pages * page).ok_or_else(|| io::Error::other("statm has no second field"))
 }
 
 /// Sends a signal to one process, not to its group.
@@ -315,6 +368,32 @@ mod tests {
             .expect_err("it is not there");
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
         }
+    }
+
+    #[test]
+    fn descendants_are_found_wherever_they_went() {
+        let (_ours, theirs) = channel_pair().expect("a pair");
+        let script = "setsid sleep 60 & (sleep 60 & wait) & echo up >&3; wait";
+        let child = shell(script, theirs);
+        let mut line = [0; 3];
+        let mut ours = UnixStream::from(_ours);
+        ours.set_nonblocking(false).expect("is a socket");
+        ours.read_exact(&mut line).expect("it says that it is up");
+        // The shell, a subshell and two sleeps; the one in a session of its own may still fork.
+        let deadline = std::time::Duration::from_secs(10);
+        let mut found = vec![];
+        let mut waited = std::time::Duration::ZERO;
+        while found.len() < 3 && waited < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            waited += std::time::Duration::from_millis(5);
+            found = descendants(child.pid);
+        }
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(resident(child.pid).is_ok_and(|bytes| bytes > 0));
+        for pid in found.into_iter().chain([child.pid]) {
+            kill(pid, Signal::SIGKILL).expect("it is ours");
+        }
+        waitpid(child.pid, None).expect("it is our child");
     }
 
     #[test]
