@@ -11,6 +11,7 @@
 //! | `proxy` | the PROXY protocol: whom the workers see, and who is turned away |
 //! | `tls` | what the router cannot read: TLS on an application's own port, and `--sticky ip` |
 //! | `unchanged` | applications that know nothing of the router, under `node` and under it |
+//! | `limits` | memory, time, changed files; descendants |
 //! | `reload` | new workers for old ones, under load |
 //! | `upgrade` | another program in the same process, under load |
 //! | `cli` | flags, errors and the README |
@@ -45,6 +46,7 @@ mod failures;
 mod interpreters;
 mod lane;
 mod lifecycle;
+mod limits;
 mod proxy;
 mod reload;
 mod tidy;
