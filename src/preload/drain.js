@@ -38,11 +38,11 @@ function begin(within, over) {
       router.say('router:drained');
       return;
     }
-    const over = 1 - (until - performance.now()) / span;
-    if (over < 0) return;
+    const part = 1 - (until - performance.now()) / span;
+    if (part < 0) return;
     if (total === 0) total = left;
     // So many may be left by now; whoever ends meanwhile is one less to close.
-    sessions.close(left - Math.floor(total * (1 - Math.min(1, over))));
+    sessions.close(left - Math.floor(total * (1 - Math.min(1, part))));
   }, LOOK_EVERY);
   timer.unref();
 }

@@ -131,6 +131,13 @@ impl Shard {
     ) {
         self.admit(id, listener);
         self.connections[id].peer = returned.peer;
+        let drains = self.shared.roster.standing(from) == Standing::Draining;
+        if returned.bytes.is_empty() && drains {
+            // Nothing is going on there: whoever is asked next answers.
+            self.connections[id].idle = true;
+            self.count(Counter::Returned);
+            return self.expect_head(id, now);
+        }
         if returned.bytes.is_empty() {
             // It had no room, or no server any more.
             self.connections[id].refused(from);
@@ -532,7 +539,7 @@ impl Shard {
             }
             (_, Kind::App) => self.route_unreadable(id, self.shared.settings.by_address, now),
             // Given back by a worker that drains, and idle: no request was begun that could be late.
-            (_, Kind::Pool) if connection.unwanted => {
+            (_, Kind::Pool) if connection.idle => {
                 self.count(Counter::Abandoned);
                 self.close(id);
             }

@@ -108,6 +108,8 @@ pub struct Connection {
     /// A worker had no room for it: it goes by the channels, where a refusal comes with its name,
     /// so that its patience has an end.
     pub unwanted: bool,
+    /// A worker that drains has given it back between two requests: the next one may never come.
+    pub idle: bool,
     /// A socket for the worker itself (UDP), with the frame that explains it.
     pub grant: Option<bytes::Bytes>,
     /// Whom the worker shall take for the peer, as the PROXY protocol said.
@@ -137,6 +139,7 @@ impl Connection {
             tries: 0,
             refused_by: Vec::new(),
             unwanted: false,
+            idle: false,
             grant: None,
             peer: None,
             address: None,

@@ -144,6 +144,7 @@ struct Client {
     tries: u32,
     refused_by: Vec<WorkerId>,
     unwanted: bool,
+    idle: bool,
     grant: Option<Bytes>,
     peer: Option<SocketAddr>,
     address: Option<u64>,
@@ -355,12 +356,14 @@ impl Client {
             kind: connection.kind,
             sid: connection.sid.map(|sid| Bytes::copy_from_slice(sid.as_bytes())),
             counted: connection.counted,
-            waited: connection.waited,
+            // Who was waiting for an announcement waits on: it may lie unread in a channel.
+            waited: connection.waited && connection.state != State::AwaitSession,
             give_up: connection.give_up.map(left),
             head: left(head_deadline),
             tries: connection.tries,
             refused_by: connection.refused_by,
             unwanted: connection.unwanted,
+            idle: connection.idle,
             grant: connection.grant,
             peer: connection.peer,
             address: connection.address,
@@ -378,6 +381,7 @@ impl Client {
         into.tries = self.tries;
         into.refused_by = self.refused_by;
         into.unwanted = self.unwanted;
+        into.idle = self.idle;
         into.grant = self.grant;
         into.peer = self.peer;
         into.address = self.address;

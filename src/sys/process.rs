@@ -372,22 +372,14 @@ mod tests {
 
     #[test]
     fn descendants_are_found_wherever_they_went() {
-        let (_ours, theirs) = channel_pair().expect("a pair");
-        let script = "setsid sleep 60 & (sleep 60 & wait) & echo up >&3; wait";
-        let child = shell(script, theirs);
-        let mut line = [0; 3];
-        let mut ours = UnixStream::from(_ours);
+        let (ours, theirs) = channel_pair().expect("a pair");
+        let up = "sh -c 'echo up >&3; exec sleep 60'";
+        let child = shell(&format!("setsid {up} & ({up} & wait) & wait"), theirs);
+        let mut ours = UnixStream::from(ours);
         ours.set_nonblocking(false).expect("is a socket");
-        ours.read_exact(&mut line).expect("it says that it is up");
-        // The shell, a subshell and two sleeps; the one in a session of its own may still fork.
-        let deadline = std::time::Duration::from_secs(10);
-        let mut found = vec![];
-        let mut waited = std::time::Duration::ZERO;
-        while found.len() < 3 && waited < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            waited += std::time::Duration::from_millis(5);
-            found = descendants(child.pid);
-        }
+        ours.read_exact(&mut [0; 6]).expect("both say that they are up");
+        // A sleep in a session of its own, a subshell, and its sleep.
+        let found = descendants(child.pid);
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(resident(child.pid).is_ok_and(|bytes| bytes > 0));
         for pid in found.into_iter().chain([child.pid]) {

@@ -7,9 +7,7 @@ use super::{Connection, Engine, Place, Response, SOON, TempDir, binary, fixture,
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,14 +47,7 @@ pub struct Builder {
     process_1: bool,
     no_io_uring: bool,
     binary: OsString,
-    runtime: Option<PathBuf>,
-    sockets: Option<OwnedFd>,
-    output: Option<PathBuf>,
 }
-
-/// As a service manager passes a listening socket: descriptor 3, and the process id that may use
-/// it, which is the router's own because the shell becomes the router.
-const PASS_STDIN: &str = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
 
 impl Router {
     /// A router of two sticky workers on a port of its own.
@@ -74,9 +65,6 @@ impl Router {
             process_1: false,
             no_io_uring: false,
             binary: binary(),
-            runtime: None,
-            sockets: None,
-            output: None,
         }
     }
 
@@ -170,24 +158,6 @@ impl Builder {
         self
     }
 
-    /// Where it keeps what its successor needs, instead of a directory of its own.
-    pub fn runtime(mut self, directory: &Path) -> Self {
-        self.runtime = Some(directory.into());
-        self
-    }
-
-    /// Passes a listening socket, as a service manager does.
-    pub fn socket(mut self, socket: &TcpListener) -> Self {
-        self.sockets = Some(socket.try_clone().unwrap().into());
-        self
-    }
-
-    /// All it says goes to this file; the events can't be waited for then.
-    pub fn output_to(mut self, file: &Path) -> Self {
-        self.output = Some(file.into());
-        self
-    }
-
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -203,10 +173,6 @@ impl Builder {
             unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]);
             unshare.arg(&self.binary);
             unshare
-        } else if self.sockets.is_some() {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", PASS_STDIN, "sh"]).arg(&self.binary);
-            shell
         } else {
             Command::new(&self.binary)
         };
@@ -216,10 +182,8 @@ impl Builder {
                 command.env_remove(name);
             }
         }
-        // A directory of its own: a router adopts the workers that it finds in it.
-        let own_runtime = self.runtime.is_none().then(TempDir::new);
-        let runtime = self.runtime.as_deref().or_else(|| own_runtime.as_ref().map(TempDir::path));
-        command.env("XDG_RUNTIME_DIR", runtime.unwrap());
+        let runtime = TempDir::new();
+        command.env("XDG_RUNTIME_DIR", runtime.path());
         command.args(["--log-format", self.log_format]);
         if self.workers > 0 {
             command.args(["--workers", &self.workers.to_string()]);
@@ -241,29 +205,13 @@ impl Builder {
         if self.no_io_uring {
             process::forbid_io_uring(&mut command);
         }
-        command.stdin(self.sockets.map_or_else(Stdio::null, Stdio::from));
-        if let Some(file) = &self.output {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-            command.stdout(file.try_clone().unwrap()).stderr(file);
-        } else {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the router starts");
         let log = Log::default();
-        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
-            log.follow(out);
-            log.follow(err);
-        }
+        log.follow(child.stdout.take().unwrap());
+        log.follow(child.stderr.take().unwrap());
         let (workers, process_1) = (self.workers, self.process_1);
-        Router {
-            child,
-            log,
-            workers,
-            process_1,
-            status: None,
-            _place: place,
-            _runtime: own_runtime,
-        }
+        Router { child, log, workers, process_1, status: None, _place: place, _runtime: runtime }
     }
 
     /// Started and listening; the workers may not be up yet.
@@ -301,7 +249,7 @@ pub struct Router {
     process_1: bool,
     status: Option<ExitStatus>,
     _place: Place,
-    _runtime: Option<TempDir>,
+    _runtime: TempDir,
 }
 
 impl Router {
@@ -343,13 +291,6 @@ impl Router {
             pids.all(|pid| pid.is_some_and(|pid| !alive(pid))).then_some(())
         };
         until("no worker drains", SOON, || all_gone(&self.log.lines()));
-    }
-
-    /// Ended at once, as by a crash: its workers are not told.
-    #[track_caller]
-    pub fn crash(&mut self) {
-        self.child.kill().unwrap();
-        self.wait(SOON);
     }
 
     #[track_caller]
