@@ -175,7 +175,8 @@ async fn lifetime(
         Some(state) => {
             let State { common, plane, listeners: places, mut supervisor, .. } = *state;
             let hopes = common.thaw(&shared);
-            let places = listeners.thaw(places, &mut descriptors).map_err(|reason| {
+            let accept = !supervisor.stopping();
+            let places = listeners.thaw(places, &mut descriptors, accept).map_err(|reason| {
                 DaemonError::System { what: "a listening socket's share", reason }
             })?;
             supervisor.unstow(|place| descriptors.take(place));
@@ -250,7 +251,10 @@ impl Control<'_> {
             .map_err(|reason| DaemonError::System { what: "signals", reason })?;
         if let Some(frozen) = &frozen {
             tracing::info!(workers = frozen.workers(), "upgraded");
-            listeners.change_pool(&config.listen)?;
+            // The workers and their clients are worth more than a new place.
+            if let Err(error) = listeners.change_pool(&config.listen) {
+                tracing::error!("{error}");
+            }
         } else {
             for address in &config.listen {
                 listeners.open_pool(address)?;

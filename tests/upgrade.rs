@@ -85,4 +85,20 @@ both_engines! {
         connection.send(b"d HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(connection.response().status, 200);
     }
+
+    fn what_was_changed_in_the_settings_takes_effect(engine) {
+        let directory = TempDir::new();
+        let file = |instances: u8| {
+            let script = fixture("steady");
+            let script = script.to_str().unwrap();
+            format!(r#"{{ "apps": [{{ "script": {script:?}, "instances": {instances}, "env": {{ "PORT": 0 }} }}] }}"#)
+        };
+        let path = directory.write("ecosystem.config.json", &file(2));
+        let router = Router::on(engine).path(&path).workers(0).start_early();
+        let before = router.ready(2);
+        directory.write("ecosystem.config.json", &file(3));
+        upgrade(&router);
+        let after = router.ready(3);
+        assert!(before.iter().all(|(slot, pid)| after[slot] == *pid), "{before:?} {after:?}");
+    }
 }

@@ -247,7 +247,8 @@ impl Listeners {
         }
     }
 
-    /// Takes over the places that another process has frozen, and gives the shards their sockets.
+    /// Takes over the places that another process has frozen, and gives the shards their sockets,
+    /// if they are to accept at all.
     ///
     /// # Errors
     /// A socket could not be shared: the process is out of descriptors.
@@ -255,6 +256,7 @@ impl Listeners {
         &mut self,
         frozen: Frozen,
         descriptors: &mut Descriptors,
+        accept: bool,
     ) -> io::Result<HashMap<ListenerId, Arc<Listener>>> {
         let shards = self.shared.mailboxes.len();
         let mut listeners = HashMap::new();
@@ -264,7 +266,8 @@ impl Listeners {
             let sockets: Vec<OwnedFd> = sockets.collect();
             // With fewer shards than sockets one shard gets several, with fewer sockets they share:
             // a socket that nobody accepts from would keep its share of the clients.
-            for turn in 0..sockets.len().max(shards) {
+            let turns = if accept { sockets.len().max(shards) } else { 0 };
+            for turn in 0..turns {
                 let Some(socket) = sockets.get(turn % sockets.len().max(1)) else { break };
                 let mail =
                     Mail::Listen { listener: Arc::clone(&listener), socket: socket.try_clone()? };

@@ -155,6 +155,8 @@ mod tests {
         assert_eq!(read("router:load 430 12 5 2"), Some(Word::Load(report)));
         assert_eq!(read("router:full"), Some(Word::Full));
         assert_eq!(read("router:room"), Some(Word::Room));
+        assert_eq!(read("router:beat"), Some(Word::Beat));
+        assert_eq!(read("router:drained"), Some(Word::Drained));
         assert_eq!(read("router:lost 3"), Some(Word::Lost(3)));
         assert_eq!(read("router:warn a b\nc"), Some(Word::Warn("a b c".into())));
     }

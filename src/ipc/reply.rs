@@ -298,7 +298,11 @@ mod tests {
                     0x80..0x4000 => payload.extend(
                         [zigzag & 0x7f | 0x80, zigzag >> 7].map(|b| u8::try_from(b).unwrap()),
                     ),
-                    _ => panic!("{zigzag} is not needed"),
+                    _ => payload.extend([
+                        (zigzag & 0x7f | 0x80) as u8,
+                        (zigzag >> 7 & 0x7f | 0x80) as u8,
+                        u8::try_from(zigzag >> 14).unwrap(),
+                    ]),
                 }
             }
             J::String(string) => text(string, payload),
@@ -318,6 +322,11 @@ mod tests {
 
     #[test]
     fn replies_have_the_shapes_of_nodes_primary() {
+        let [within, over] = [30, 10].map(Duration::from_secs);
+        assert_reply(
+            |s| drain(s, within, over),
+            r#"{"cmd":"NODE_ROUTER","act":"drain","within":30000,"over":10000}"#,
+        );
         assert_reply(
             |s| new_connection(s, "k", 5),
             r#"{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":"k","seq":5}}"#,

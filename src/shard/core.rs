@@ -149,6 +149,21 @@ pub enum Action {
     Exit,
 }
 
+impl Action {
+    /// Whether it only begins a wait. A shard that comes to rest begins none: whoever thaws it does.
+    pub(super) fn waits(&self) -> bool {
+        matches!(
+            self,
+            Self::Peek(_)
+                | Self::PeekBeyond { .. }
+                | Self::AwaitRoom(_)
+                | Self::AwaitLaneRoom(_)
+                | Self::Read { .. }
+                | Self::Accept(_)
+        )
+    }
+}
+
 /// What a timer is for. `connection` timers carry the serial of the entry they were set for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {

@@ -377,14 +377,7 @@ impl Engine {
 
     fn carry_out(&mut self, action: Action, now: Instant) {
         match action {
-            // Who thaws the shard begins these anew.
-            Action::Peek(_)
-            | Action::PeekBeyond { .. }
-            | Action::AwaitRoom(_)
-            | Action::AwaitLaneRoom(_)
-            | Action::Read { .. }
-            | Action::Accept(_)
-                if self.resting => {}
+            wait if self.resting && wait.waits() => {}
             Action::Peek(id) => self.peek(id),
             Action::PeekBeyond { connection, beyond } => {
                 if let Some((client, socket)) = self.socket(connection) {

@@ -245,7 +245,7 @@ impl<'a> Fleet<'a> {
 
     /// Whether the operator wants it to end.
     pub(super) fn stopping(&self) -> bool {
-        self.books.stop.is_some()
+        self.books.stopping()
     }
 
     /// Whether workers are being replaced.
@@ -421,6 +421,11 @@ impl<'a> Fleet<'a> {
 }
 
 impl Books {
+    /// Whether the operator wants it to end.
+    pub(super) fn stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
     fn new(slots: Vec<Slot>) -> Self {
         Self {
             slots,

@@ -70,6 +70,12 @@ impl Frozen {
         }
     }
 
+    /// Whether the operator wants it to end.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.books.stopping()
+    }
+
     /// How many workers live.
     #[must_use]
     pub fn workers(&self) -> usize {

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::sys::exec;
+
 /// How much may wait to be written, in bytes.
 pub const QUEUE_MAX: usize = 8 * 1024 * 1024;
 
@@ -76,7 +78,14 @@ impl Printer {
         let writer = Arc::clone(&shared);
         let thread = thread::Builder::new().name("output".to_owned());
         // Without the thread nothing is drained, so all is dropped: silent, but running.
-        drop(thread.spawn(move || write_all(&writer, stdout, stderr)));
+        drop(thread.spawn(move || {
+            // Signals are the control thread's: one that is caught here as another program takes
+            // over would be lost with this one's handlers.
+            if let Err(error) = exec::hold_signals() {
+                tracing::debug!(%error, "signals are not held back");
+            }
+            write_all(&writer, stdout, stderr);
+        }));
         Self(shared)
     }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 
 use super::engine::{Engine, Lane, Line, hold};
 use super::world::{World, shard};
-use crate::shard::core::{Action, Shard};
+use crate::shard::core::Shard;
 use crate::shard::engine::Keeper;
 use crate::shard::frozen::{Common, Descriptors, Frozen, freeze, thaw};
 use crate::shard::listener::Listener;
@@ -114,15 +114,7 @@ impl World {
                 let mut actions = Vec::new();
                 self.shards[index].take_actions(&mut actions);
                 for action in actions {
-                    let waits = matches!(
-                        action,
-                        Action::Peek(_)
-                            | Action::PeekBeyond { .. }
-                            | Action::AwaitRoom(_)
-                            | Action::AwaitLaneRoom(_)
-                            | Action::Read { .. }
-                            | Action::Accept(_)
-                    );
+                    let waits = action.waits();
                     moved |= !waits;
                     if !waits {
                         self.carry_out(index, action);
