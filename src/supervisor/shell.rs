@@ -310,14 +310,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 }
                 self.fleet.reload(self.now)
             }
-            Wish::Recycle { worker, why } => {
-                let known = self.fleet.is_due(worker);
-                let actions = self.fleet.recycle(worker, self.now);
-                if !known && self.fleet.is_due(worker) {
-                    tracing::warn!(%worker, why, "recycling the worker");
-                }
-                actions
-            }
+            Wish::Recycle { worker, why } => self.fleet.recycle(worker, why, self.now),
             Wish::Restart { why } => {
                 tracing::info!(why, workers = self.fleet.wanted(), "restarting the workers");
                 self.fleet.restart(self.now)
@@ -580,6 +573,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 let error = self.failure(*worker, why, *renewed);
                 tracing::error!(error, "reload failed");
             }
+            News::Recycling(worker, why) => tracing::warn!(%worker, why, "recycling the worker"),
             News::Scaling(from, to) => tracing::info!(from, to, "scaling"),
         }
     }
