@@ -36,8 +36,8 @@ pub(super) struct Books {
     reload: Option<Reload>,
     /// A reload was asked for while one was under way: once more.
     queued: bool,
-    /// Workers to be recycled, one after another; a bound: one of each slot.
-    recycles: VecDeque<WorkerId>,
+    /// Workers to be recycled, one after another, and why; a bound: one of each slot.
+    recycles: VecDeque<(WorkerId, String)>,
 }
 
 /// The operator's wish to end.
@@ -81,6 +81,8 @@ pub(super) enum News {
         /// Workers that were replaced before it.
         renewed: u16,
     },
+    /// This worker is replaced, for this reason.
+    Recycling(WorkerId, String),
     /// From so many workers to so many.
     Scaling(usize, usize),
 }
@@ -168,17 +170,18 @@ impl<'a> Fleet<'a> {
     }
 
     /// A new worker for this one, if it still serves.
-    pub(super) fn recycle(&mut self, id: WorkerId, now: Moment) -> Vec<Action> {
+    pub(super) fn recycle(&mut self, id: WorkerId, why: String, now: Moment) -> Vec<Action> {
         let present = self.slot(id).is_some_and(|slot| slot.present.id == id);
-        if self.stopping() || !present || self.books.recycles.contains(&id) || self.is_due(id) {
+        let queued = self.books.recycles.iter().any(|(other, _)| *other == id);
+        if self.stopping() || !present || queued || self.is_due(id) {
             return vec![];
         }
-        self.books.recycles.push_back(id);
+        self.books.recycles.push_back((id, why));
         self.go_on(None, now)
     }
 
     /// Whether the worker is about to be replaced already.
-    pub(super) fn is_due(&self, id: WorkerId) -> bool {
+    fn is_due(&self, id: WorkerId) -> bool {
         let reload = self.books.reload.as_ref();
         reload
             .is_some_and(|reload| reload.current == Some(id.slot) || reload.left.contains(&id.slot))
@@ -212,7 +215,7 @@ impl<'a> Fleet<'a> {
             reload.left.retain(|slot| usize::from(*slot) < to);
             reload.current = reload.current.filter(|slot| usize::from(*slot) < to);
         }
-        self.books.recycles.retain(|id| usize::from(id.slot) < to);
+        self.books.recycles.retain(|(id, _)| usize::from(id.slot) < to);
         actions.extend(self.each(now, |slot, context| {
             match (usize::from(slot.present.id.slot) < to, slot.wanted) {
                 (true, false) => slot.fill(context),
@@ -349,10 +352,11 @@ impl<'a> Fleet<'a> {
                 }
                 if std::mem::take(&mut self.books.queued) {
                     actions.extend(self.begin_reload(now));
-                } else if let Some(id) = self.books.recycles.pop_front() {
+                } else if let Some((id, why)) = self.books.recycles.pop_front() {
                     let left = VecDeque::from([id.slot]);
                     // By now it may have gone by itself.
                     if self.slot(id).is_some_and(|slot| slot.present.id == id) {
+                        actions.push(Action::Tell(News::Recycling(id, why)));
                         self.books.reload = Some(Reload {
                             began: now,
                             left,
@@ -598,6 +602,23 @@ mod tests {
         let actions = fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
         assert!(actions.contains(&Action::Spawn(id(0, 3))), "{actions:?}");
         story.listens(&mut fleet, id(0, 3));
+        assert!(!fleet.reloading());
+    }
+
+    #[test]
+    fn recycled_workers_take_turns_and_each_tells_why() {
+        let story = Story::new(2);
+        let mut fleet = story.up();
+        let actions = fleet.recycle(id(0, 1), "too large".into(), story.now);
+        let told = |slot| Action::Tell(News::Recycling(id(slot, 1), "too large".into()));
+        assert_eq!(actions, [told(0), Action::Spawn(id(0, 2))]);
+        // While one is replaced the next waits, however often it is asked for.
+        for _ in 0..2 {
+            assert_eq!(fleet.recycle(id(1, 1), "too large".into(), story.now), []);
+        }
+        let actions = story.listens(&mut fleet, id(0, 2));
+        assert!(actions.contains(&told(1)) && actions.contains(&Action::Spawn(id(1, 2))));
+        story.listens(&mut fleet, id(1, 2));
         assert!(!fleet.reloading());
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet::Books;
 use super::reader::Rest;
-use super::table::Moment;
+use super::table::{Exit, Moment};
 use crate::route::WorkerId;
 
 /// Everything the supervisor has in hand. Its pipes are descriptors, which cross beside it: see
@@ -18,6 +18,8 @@ pub struct Frozen {
     pub(super) now: Moment,
     pub(super) books: Books,
     pub(super) processes: Vec<Process>,
+    /// Workers that have ended, which the books do not know yet.
+    pub(super) untold: Vec<(WorkerId, Exit)>,
     /// The last `NODE_UNIQUE_ID` given.
     pub(super) unique: u32,
     /// Where the preload's script lies.

@@ -86,6 +86,7 @@ pub async fn run(
         processes: HashMap::new(),
         tails: HashMap::new(),
         last_words,
+        untold: Vec::new(),
         unique: 0,
         fatal: None,
         now,
@@ -116,7 +117,7 @@ pub async fn run(
             _ = less.recv() => Turn::Wish(Wish::Scale(-1)),
             _ = ended.recv() => Turn::Reap,
             Some(wish) = wishes.recv() => Turn::Wish(wish),
-            Some((worker, exit)) = exits.recv() => Turn::Feed(worker, Input::Exited(exit)),
+            Some((worker, exit)) = exits.recv() => Turn::Exit(worker, exit),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
             _ = look.tick(), if looks => Turn::Look,
             _ = weigh.tick(), if config.app.max_memory_restart.is_some() => Turn::Weigh,
@@ -154,6 +155,8 @@ enum Turn {
     /// For those that have grown too large.
     Weigh,
     Wish(Wish),
+    /// A process has ended and said its last words.
+    Exit(WorkerId, Exit),
     Feed(WorkerId, Input),
 }
 
@@ -201,6 +204,9 @@ struct Supervisor<'a, P> {
     tails: HashMap<WorkerId, Arc<Mutex<Tail>>>,
     /// Where an exit is told once the process's output has been read.
     last_words: UnboundedSender<(WorkerId, Exit)>,
+    /// Exits that are still to be told so. They must outlast a freeze: nobody reaps these processes
+    /// a second time.
+    untold: Vec<(WorkerId, Exit)>,
     /// The last `NODE_UNIQUE_ID` given.
     unique: u32,
     /// Why the router ends, when not by the operator's wish.
@@ -220,7 +226,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     /// Goes on where another has stopped.
     fn thaw(&mut self, frozen: Frozen) {
-        let Frozen { books, processes, unique, configured, .. } = frozen;
+        let Frozen { books, processes, untold, unique, configured, .. } = frozen;
         let rules = self.fleet.rules();
         (self.fleet, self.unique) = (Fleet::thaw(rules, books), unique);
         for mut process in processes {
@@ -239,6 +245,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 self.tails.insert(worker, output.tail());
             }
             self.processes.insert(pid, Process { worker, output });
+        }
+        for (worker, exit) in untold {
+            let actions = self.fleet.feed(worker, Input::Exited(exit), self.now);
+            self.perform(actions);
         }
         // Whoever ended while nobody looked.
         self.reap();
@@ -260,6 +270,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
         Ok(Ended::Frozen(Box::new(Frozen {
             now,
             processes: processes.collect(),
+            untold: self.untold,
             books: self.fleet.freeze(),
             unique: self.unique,
             preload: self.preload.take().map(Preload::leave),
@@ -275,6 +286,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
             }
             Turn::Tick => self.fleet.tick(self.now),
             Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
+            Turn::Exit(worker, exit) => {
+                self.untold.retain(|(ended, _)| *ended != worker);
+                self.fleet.feed(worker, Input::Exited(exit), self.now)
+            }
             Turn::Look => self.look(),
             Turn::Listen => self.listen(),
             Turn::Weigh => self.weigh(),
@@ -295,14 +310,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 }
                 self.fleet.reload(self.now)
             }
-            Wish::Recycle { worker, why } => {
-                let known = self.fleet.is_due(worker);
-                let actions = self.fleet.recycle(worker, self.now);
-                if !known && self.fleet.is_due(worker) {
-                    tracing::warn!(%worker, why, "recycling the worker");
-                }
-                actions
-            }
+            Wish::Recycle { worker, why } => self.fleet.recycle(worker, why, self.now),
             Wish::Restart { why } => {
                 tracing::info!(why, workers = self.fleet.wanted(), "restarting the workers");
                 self.fleet.restart(self.now)
@@ -398,13 +406,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 continue;
             };
             self.plane.detach(worker);
+            let exit = exit_of(status);
+            self.untold.push((worker, exit.clone()));
             let last_words = self.last_words.clone();
             tokio::task::spawn_local(async move {
                 if let Some(mut output) = output {
                     let _ = timeout(LAST_WORDS, output.ended()).await;
                 }
                 // Only a supervisor that has returned does not listen.
-                let _ = last_words.send((worker, exit_of(status)));
+                let _ = last_words.send((worker, exit));
             });
         }
     }
@@ -468,7 +478,9 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 let reason =
                     format!("{} could not be started: {error}", self.config.app.interpreter);
                 // Told like any exit, in a turn of its own: a restart at once must not recurse.
-                let _ = self.last_words.send((worker, Exit::Unstarted(reason)));
+                let exit = Exit::Unstarted(reason);
+                self.untold.push((worker, exit.clone()));
+                let _ = self.last_words.send((worker, exit));
             }
         }
     }
@@ -561,6 +573,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 let error = self.failure(*worker, why, *renewed);
                 tracing::error!(error, "reload failed");
             }
+            News::Recycling(worker, why) => tracing::warn!(%worker, why, "recycling the worker"),
             News::Scaling(from, to) => tracing::info!(from, to, "scaling"),
         }
     }

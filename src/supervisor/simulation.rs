@@ -175,7 +175,7 @@ fn simulate(seed: u64) {
                 fleet.feed(id, Input::Exited(Exit::Code(code)), now)
             }
             18 | 19 => fleet.reload(now),
-            20 => fleet.recycle(id, now),
+            20 => fleet.recycle(id, "test".into(), now),
             21 => fleet.scale(usize::try_from(random.below(6)).expect("small"), now),
             22 => fleet.restart(now),
             23 => {
@@ -304,7 +304,7 @@ fn whatever_happens_no_slot_has_two_of_a_kind_and_the_operator_gets_what_he_aske
     for seed in one.map_or(0..SEEDS, |seed| seed..seed + 1) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         if let Err(panic) = run {
-            println!("FLEET_SEED={seed} cargo test --lib supervisor::fleet");
+            println!("FLEET_SEED={seed} cargo test --lib supervisor::simulation");
             std::panic::resume_unwind(panic);
         }
     }

@@ -35,6 +35,8 @@ struct Notebook {
     /// Sent to ourselves when a worker is ready.
     signal: Option<Signal>,
     listener: Result<(), String>,
+    /// The supervisor is frozen as soon as a worker has ended.
+    freezes: bool,
 }
 
 impl DataPlane for Notebook {
@@ -81,6 +83,9 @@ impl DataPlane for Notebook {
 
     fn detach(&mut self, worker: WorkerId) {
         self.said.push(format!("detach {worker}"));
+        if std::mem::take(&mut self.freezes) {
+            self.events.send(Event::Freeze).expect("it listens");
+        }
     }
 
     fn shutdown_message(&mut self, worker: WorkerId) {
@@ -98,6 +103,14 @@ impl DataPlane for Notebook {
     }
 }
 
+fn notebook(
+    events: UnboundedSender<Event>,
+    signal: Option<Signal>,
+    listener: Result<(), String>,
+) -> Notebook {
+    Notebook { said: vec![], events, channels: vec![], signal, listener, freezes: false }
+}
+
 /// Runs the supervisor to its end; returns how it ended, what it asked, and how long it took.
 fn supervise(
     config: &Config,
@@ -107,7 +120,7 @@ fn supervise(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
         let (events, received) = unbounded_channel();
-        let mut plane = Notebook { said: vec![], events, channels: vec![], signal, listener };
+        let mut plane = notebook(events, signal, listener);
         let began = Instant::now();
         let run =
             timeout(Duration::from_secs(20), run(config, None, &mut plane, received, None)).await;
@@ -116,6 +129,30 @@ fn supervise(
             panic!("nobody froze it");
         };
         (outcome, plane.said, began.elapsed())
+    })
+}
+
+/// Freezes the supervisor as soon as a worker has ended, takes what it knows through the bytes that
+/// an upgrade writes, and lets another go on until a worker is ready and the signal comes.
+fn supervise_across_an_upgrade(config: &Config, signal: Signal) -> (Outcome, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    LocalSet::new().block_on(&runtime.expect("a runtime"), async {
+        let (events, received) = unbounded_channel();
+        let mut plane = Notebook { freezes: true, ..notebook(events, Some(signal), Ok(())) };
+        let before = run(config, None, &mut plane, received, None).await;
+        let Ended::Frozen(frozen) = before.expect("signals can be watched") else {
+            panic!("it was frozen");
+        };
+        let bytes = serde_json::to_vec(&frozen).expect("plain data");
+        let frozen = serde_json::from_slice(&bytes).expect("as written");
+        let (events, received) = unbounded_channel();
+        plane.events = events;
+        let after = run(config, None, &mut plane, received, Some(frozen));
+        let after = timeout(Duration::from_secs(20), after).await.expect("it ends in time");
+        let Ended::Over(outcome) = after.expect("signals can be watched") else {
+            panic!("nobody froze it again");
+        };
+        (outcome, plane.said)
     })
 }
 
@@ -213,6 +250,18 @@ alone! {
         let (outcome, _, took) = supervise(&config, None, Ok(()));
         assert!(matches!(outcome, Outcome::Failed(_)));
         assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+
+    fn an_upgrade_does_not_forget_a_worker_that_has_just_ended() {
+        // The first life's output stays open, so its exit waits for its last words at the freeze.
+        let config = shell(
+            "if [ $NODE_UNIQUE_ID = 1 ]; then sleep 2 & exit 1; fi
+            trap 'exit 0' INT; echo >&3; while :; do read x <&3; done",
+        );
+        let (outcome, said) = supervise_across_an_upgrade(&config, Signal::SIGTERM);
+        assert_eq!(outcome, Outcome::Stopped);
+        let lives = ["attach 0#1", "detach 0#1", "attach 0#2"];
+        assert_eq!(said[..3], lives, "{said:?}");
     }
 
     fn a_node_worker_is_a_cluster_worker() {
