@@ -298,11 +298,10 @@ mod tests {
                     0x80..0x4000 => payload.extend(
                         [zigzag & 0x7f | 0x80, zigzag >> 7].map(|b| u8::try_from(b).unwrap()),
                     ),
-                    _ => payload.extend([
-                        (zigzag & 0x7f | 0x80) as u8,
-                        (zigzag >> 7 & 0x7f | 0x80) as u8,
-                        u8::try_from(zigzag >> 14).unwrap(),
-                    ]),
+                    _ => payload.extend(
+                        [zigzag & 0x7f | 0x80, zigzag >> 7 & 0x7f | 0x80, zigzag >> 14]
+                            .map(|b| u8::try_from(b).unwrap()),
+                    ),
                 }
             }
             J::String(string) => text(string, payload),
