@@ -106,7 +106,7 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
             upgrade::attend_trial(memory)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Inherited::State(state, descriptors) => Start::Thawed(state, descriptors),
+        Inherited::State(state, descriptors) => Start::Inherited(state, descriptors),
         Inherited::Nothing => Start::Fresh,
     };
     let successor = Successor::of_this_process()
@@ -133,7 +133,7 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
                 // Returns only when it could not be done.
                 let error = trial.exec(&descriptors);
                 tracing::error!(error = error.to_string(), "upgrade failed");
-                start = Start::Thawed(state, descriptors);
+                start = Start::Resumed(state, descriptors);
             }
         }
     }
@@ -142,8 +142,10 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
 /// What a lifetime of the daemon begins with.
 enum Start {
     Fresh,
-    /// What another has had in hand.
-    Thawed(Box<State>, Descriptors),
+    /// What another process has had in hand.
+    Inherited(Box<State>, Descriptors),
+    /// What this one has had in hand before an upgrade that failed.
+    Resumed(Box<State>, Descriptors),
 }
 
 /// How a lifetime of the daemon is over.
@@ -162,9 +164,12 @@ async fn lifetime(
     start: Start,
 ) -> Result<Over, DaemonError> {
     let now = clock();
+    let upgraded = matches!(start, Start::Inherited(..));
     let (thawed, mut descriptors) = match start {
         Start::Fresh => (None, Descriptors::default()),
-        Start::Thawed(state, descriptors) => (Some(state), descriptors),
+        Start::Inherited(state, descriptors) | Start::Resumed(state, descriptors) => {
+            (Some(state), descriptors)
+        }
     };
     let epoch = thawed.as_ref().map_or(now, |state| state.common.epoch(now));
     let shared = shared(config, plan, epoch)?;
@@ -186,7 +191,7 @@ async fn lifetime(
         None => (shared.mailboxes.iter().map(|_| Portion::default()).collect(), None),
     };
     let threads = start_shards(engine, &shared, &reports, &failures, portions)?;
-    let control = Control { config, plan, shared: &shared, successor };
+    let control = Control { config, plan, shared: &shared, successor, upgraded };
     match control.run(listeners, reported, failed, frozen).await {
         Ok(Next::Ended(outcome)) => {
             stop_shards(&shared, threads);
@@ -210,7 +215,7 @@ async fn lifetime(
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
                 Err(error) => {
                     tracing::error!(error = error.to_string(), "upgrade failed");
-                    let start = Start::Thawed(state, descriptors);
+                    let start = Start::Resumed(state, descriptors);
                     Box::pin(lifetime(config, plan, engine, successor, start)).await
                 }
             }
@@ -235,6 +240,8 @@ struct Control<'a> {
     plan: &'a Plan,
     shared: &'a Arc<Shared>,
     successor: &'a Successor,
+    /// This program has just taken the process over.
+    upgraded: bool,
 }
 
 impl Control<'_> {
@@ -250,7 +257,9 @@ impl Control<'_> {
         let asked = signal(SignalKind::user_defined2())
             .map_err(|reason| DaemonError::System { what: "signals", reason })?;
         if let Some(frozen) = &frozen {
-            tracing::info!(workers = frozen.workers(), "upgraded");
+            if self.upgraded {
+                tracing::info!(workers = frozen.workers(), "upgraded");
+            }
             // The workers and their clients are worth more than a new place.
             if let Err(error) = listeners.change_pool(&config.listen) {
                 tracing::error!("{error}");

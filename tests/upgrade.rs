@@ -63,17 +63,26 @@ both_engines! {
         let program = directory.path().join("router");
         std::fs::copy(binary(), &program).unwrap();
         let router = steady(engine).binary(&program).start();
-        for (bad, word) in [("#!/bin/sh\necho no such thing >&2\nexit 1\n", "no such thing"), ("text", "started")] {
-            std::fs::remove_file(&program).unwrap();
+        let workers = router.slots();
+        // The last two fail when everything is at rest: the old one goes on from there.
+        for (bad, word) in [
+            ("#!/bin/sh\necho no such thing >&2\nexit 1\n", "no such thing"),
+            ("text", "started"),
+            ("#!/bin/sh\necho ready\nread go\necho not mine >&2\nexit 1\n", "not mine"),
+            ("#!/bin/sh\necho ready\nread go\nrm \"$0\"\necho taken\n", "exec"),
+        ] {
+            // The last has removed itself.
+            let _ = std::fs::remove_file(&program);
             directory.write_script("router", bad);
             let failed = router.events("upgrade failed");
             router.signal(Signal::SIGUSR2);
             let line = router.event_number("upgrade failed", failed + 1);
             assert!(line.string("error").unwrap().contains(word), "{}", line.text);
             router.lives();
+            assert_eq!(router.slots(), workers);
         }
+        assert_eq!(router.events("upgraded"), 0);
         // Mended, it is taken.
-        std::fs::remove_file(&program).unwrap();
         std::fs::copy(binary(), &program).unwrap();
         upgrade(&router);
         router.lives();
