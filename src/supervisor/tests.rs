@@ -264,6 +264,14 @@ alone! {
         assert_eq!(said[..3], lives, "{said:?}");
     }
 
+    fn a_worker_killed_by_a_realtime_signal_is_seen_to_end() {
+        let mut config = shell("kill -34 $$");
+        config.app.autorestart = false;
+        let (outcome, said, _) = supervise(&config, None, Ok(()));
+        let Outcome::Failed(text) = outcome else { panic!("it failed: {said:?}") };
+        assert!(text.contains("signal 34"), "{text}");
+    }
+
     fn a_node_worker_is_a_cluster_worker() {
         let script = std::env::temp_dir().join(format!("router-worker-{}.js", std::process::id()));
         let text = "const { isWorker, worker } = require('node:cluster');

@@ -17,8 +17,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+
+use super::syscall;
 
 /// The fd number on which a child finds its channel; what `NODE_CHANNEL_FD` says.
 pub const CHANNEL_FD: RawFd = 3;
@@ -164,11 +165,7 @@ pub fn channel_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn reap(ends_group: impl Fn(Pid) -> bool) -> Vec<(Pid, ExitStatus)> {
     let mut reaped = Vec::new();
     loop {
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        // An error means that there are no children.
-        let Some(child) = waitid(Id::All, ended).ok().and_then(|status| status.pid()) else {
-            return reaped;
-        };
+        let Some(child) = next_ended() else { return reaped };
         if ends_group(child) {
             // An error means that nobody is left.
             let _empty = signal::killpg(child, Signal::SIGKILL);
@@ -181,6 +178,21 @@ pub fn reap(ends_group: impl Fn(Pid) -> bool) -> Vec<(Pid, ExitStatus)> {
             reaped.push((child, ExitStatus::from_raw(status)));
         }
     }
+}
+
+/// A child that has ended and is still to be waited for.
+///
+/// Not nix's `waitid`: it has no name for a real-time signal and reports a child that one has
+/// ended as an error. That child would be found first again and again, and no other ever.
+fn next_ended() -> Option<Pid> {
+    // SAFETY: a siginfo_t is integers and unions of such, for which zeroes are a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // The pointer is to `info`, which outlives the call. An error means that there are no children.
+    syscall!(waitid(libc::P_ALL, 0, &raw mut info, flags)).ok()?;
+    // SAFETY: the kernel has filled in a child's fields, or left the zeroes when none has ended.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then(|| Pid::from_raw(pid))
 }
 
 /// The living descendants of a process, those that have left its process group included. Looked
