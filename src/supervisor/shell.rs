@@ -498,12 +498,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn kill(&self, worker: WorkerId, signal: Signal) {
         let Some(pid) = self.pid(worker) else { return };
-        if self.config.app.treekill {
-            process::descendants(pid)
-                .into_iter()
-                .for_each(|child| _ = process::kill(child, signal));
-        }
-        if let Err(error) = process::kill(pid, signal) {
+        let kill = if self.config.app.treekill { process::kill_tree } else { process::kill };
+        if let Err(error) = kill(pid, signal) {
             tracing::warn!(%worker, %signal, %error, "the worker could not be signalled");
         }
     }

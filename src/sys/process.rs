@@ -27,8 +27,8 @@ pub const CHANNEL_FD: RawFd = 3;
 /// The fd number on which a child finds its lane.
 pub const LANE_FD: RawFd = 4;
 
-/// How often a process's descendants are looked for once more, at most: one generation a turn.
-const DESCENDANT_TURNS: usize = 32;
+/// How often a process's descendants are looked for once more, at most.
+const TREE_TURNS: usize = 32;
 
 /// The highest signal number Linux has.
 const SIGNAL_MAX: i32 = 64;
@@ -195,20 +195,33 @@ fn next_ended() -> Option<Pid> {
     (pid != 0).then(|| Pid::from_raw(pid))
 }
 
-/// The living descendants of a process, those that have left its process group included. Looked
-/// for until no more are found: they may be forking.
-pub fn descendants(root: Pid) -> Vec<Pid> {
-    let mut found = vec![root];
-    for _ in 0..DESCENDANT_TURNS {
-        let before = found.len();
-        for (child, parent) in parents() {
-            if found.contains(&parent) && !found.contains(&child) {
-                found.push(child);
-            }
-        }
-        if found.len() == before {
+/// Sends a signal to a process and to its descendants, those that have left its process group
+/// included. They are looked for again until all have been told: they may be forking.
+pub fn kill_tree(root: Pid, signal: Signal) -> io::Result<()> {
+    let mut told = Vec::new();
+    for _ in 0..TREE_TURNS {
+        let new: Vec<Pid> =
+            descendants(root).into_iter().filter(|child| !told.contains(child)).collect();
+        if new.is_empty() {
             break;
         }
+        for child in new {
+            // An error means that it has ended meanwhile.
+            let _ended = kill(child, signal);
+            told.push(child);
+        }
+    }
+    kill(root, signal)
+}
+
+/// The living descendants of a process, as of one look at /proc.
+fn descendants(root: Pid) -> Vec<Pid> {
+    let parents = parents();
+    let mut found = vec![root];
+    let mut looked_at = 0;
+    while let Some(parent) = found.get(looked_at).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        looked_at += 1;
     }
     found.split_off(1)
 }
@@ -394,10 +407,19 @@ mod tests {
         let found = descendants(child.pid);
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(resident(child.pid).is_ok_and(|bytes| bytes > 0));
-        for pid in found.into_iter().chain([child.pid]) {
-            kill(pid, Signal::SIGKILL).expect("it is ours");
-        }
+        kill_tree(child.pid, Signal::SIGKILL).expect("it lives");
         waitpid(child.pid, None).expect("it is our child");
+        // They are init's now, and whoever is process 1 here need not reap them.
+        let ended = |pid: &Pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" Z"))
+        };
+        // A signal that was sent is taken before the process runs again.
+        let gone = (0..1_000_000).any(|_| {
+            std::thread::yield_now();
+            found.iter().all(ended)
+        });
+        assert!(gone, "{found:?}");
     }
 
     #[test]
