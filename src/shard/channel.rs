@@ -113,7 +113,7 @@ pub struct Channel {
 
 /// First times that matter to the supervisor.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "five independent first times")]
+#[expect(clippy::struct_excessive_bools, reason = "six independent first times")]
 pub struct Told {
     /// The process runs.
     pub online: bool,
@@ -125,6 +125,8 @@ pub struct Told {
     pub listening: bool,
     /// Its preload is there.
     pub preload: bool,
+    /// It has nothing left.
+    pub drained: bool,
     /// Warnings passed on.
     pub warnings: u32,
 }

@@ -510,7 +510,11 @@ impl Shard {
             }
             // That it was said is all: see `received`.
             Word::Beat => {}
-            Word::Drained => self.report(Report::Drained(worker)),
+            Word::Drained => {
+                if !std::mem::replace(&mut channel.told.drained, true) {
+                    self.report(Report::Drained(worker));
+                }
+            }
             Word::Full => self.worker_is_full(worker, true, now),
             Word::Room => self.worker_is_full(worker, false, now),
             Word::Lost(sockets) => self.lost(worker, sockets),

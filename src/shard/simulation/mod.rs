@@ -10,6 +10,8 @@ mod upgrade;
 mod worker;
 mod world;
 
+use crate::ipc::Serialization;
+use crate::route::WorkerId;
 use world::World;
 
 /// Seeds tried by default; `SIM_SEEDS=n` tries more, `SIM_SEED=n` one.
@@ -49,4 +51,18 @@ fn nothing_is_lost_doubled_or_misled() {
             (0..seeds).for_each(|seed| World::new(seed).run());
         }
     }
+}
+
+#[test]
+fn a_worker_causes_one_report_of_each_kind_whatever_it_repeats() {
+    let mut world = World::new(0);
+    let (now, worker) = (world.now, WorkerId { slot: 0, generation: 1 });
+    world.shards[0].attached(0, worker, Serialization::Json, false, now);
+    for _ in 0..1000 {
+        let words = ["router:drained", "router:beat", "ready"].map(|word| format!("\"{word}\"\n"));
+        world.shards[0].received(0, words.concat().as_bytes(), now);
+    }
+    let reports = world.reports.try_iter().map(|report| format!("{report:?}"));
+    let name = "(WorkerId { slot: 0, generation: 1 })";
+    assert_eq!(reports.collect::<Vec<_>>(), [format!("Drained{name}"), format!("Ready{name}")]);
 }
