@@ -539,7 +539,7 @@ impl Shard {
             }
             (_, Kind::App) => self.route_unreadable(id, self.shared.settings.by_address, now),
             // Given back by a worker that drains, and idle: no request was begun that could be late.
-            (_, Kind::Pool) if connection.idle => {
+            (State::ExpectHead { seen: 0 }, Kind::Pool) if connection.idle => {
                 self.count(Counter::Abandoned);
                 self.close(id);
             }
