@@ -22,6 +22,8 @@ pub struct Frozen {
     pub(super) untold: Vec<(WorkerId, Exit)>,
     /// The last `NODE_UNIQUE_ID` given.
     pub(super) unique: u32,
+    /// Why the router ends, when not by the operator's wish.
+    pub(super) fatal: Option<String>,
     /// Where the preload's script lies.
     pub(super) preload: Option<PathBuf>,
     /// How many workers the settings asked for.

@@ -226,9 +226,9 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     /// Goes on where another has stopped.
     fn thaw(&mut self, frozen: Frozen) {
-        let Frozen { books, processes, untold, unique, configured, .. } = frozen;
+        let Frozen { books, processes, untold, fatal, unique, configured, .. } = frozen;
         let rules = self.fleet.rules();
-        (self.fleet, self.unique) = (Fleet::thaw(rules, books), unique);
+        (self.fleet, self.unique, self.fatal) = (Fleet::thaw(rules, books), unique, fatal);
         for mut process in processes {
             let (worker, pid) = (process.worker, Pid::from_raw(process.pid));
             let rest = std::mem::take(&mut process.rest);
@@ -271,6 +271,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             now,
             processes: processes.collect(),
             untold: self.untold,
+            fatal: self.fatal,
             books: self.fleet.freeze(),
             unique: self.unique,
             preload: self.preload.take().map(Preload::leave),
