@@ -155,14 +155,10 @@ impl<'a> Fleet<'a> {
         if self.stopping() {
             return vec![];
         }
-        if self.books.reload.as_ref().is_some_and(|reload| !reload.recycle) {
+        // Also when it is one worker alone that is replaced: then all of them come after it.
+        if self.books.reload.is_some() {
             self.books.queued = true;
             return vec![Action::Tell(News::ReloadQueued)];
-        }
-        if self.books.reload.is_some() {
-            // One worker is being replaced: then all of them.
-            self.books.queued = true;
-            return vec![];
         }
         let mut actions = self.begin_reload(now);
         actions.extend(self.go_on(None, now));
