@@ -31,15 +31,18 @@ pub(super) trait Keeper {
     /// Keeps the two ends of a worker's lane.
     fn keep_lane(&mut self, ours: OwnedFd, theirs: OwnedFd) -> io::Result<LaneId>;
 
-    /// Takes everything from the mailbox.
-    fn read_mail(&mut self, now: Instant) {
+    /// Takes everything from the mailbox. `false`: there was nothing.
+    fn read_mail(&mut self, now: Instant) -> bool {
         let index = self.shard().index();
         let shared = Arc::clone(self.shard().shared());
         let mailbox = &shared.mailboxes[index];
         mailbox.looking();
+        let mut any = false;
         while let Some(mail) = mailbox.take() {
+            any = true;
             self.open(mail, now);
         }
+        any
     }
 
     /// One piece of mail.

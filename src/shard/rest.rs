@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Action, Shard};
@@ -133,13 +132,7 @@ impl Resting {
     /// Deals with the mail there is, and with what follows from it. `false`: there was nothing.
     fn settle(&mut self, now: Instant) -> bool {
         let posted = self.shard.flush_outbox(now);
-        let mailbox = Arc::clone(self.shard.shared());
-        let mailbox = &mailbox.mailboxes[self.shard.index()];
-        let mut moved = posted;
-        while let Some(mail) = mailbox.take() {
-            moved = true;
-            self.open(mail, now);
-        }
+        let mut moved = self.read_mail(now) || posted;
         let mut actions = Vec::new();
         loop {
             self.shard.take_actions(&mut actions);
