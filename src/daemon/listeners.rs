@@ -14,7 +14,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::post;
+use super::shards::post;
 use crate::config::Address;
 use crate::ipc::message::{AddressType, QueryServer};
 use crate::ipc::reply::SockName;
