@@ -4,14 +4,10 @@
 use crate::both_engines;
 use crate::harness::load::Load;
 use crate::harness::process::{alive, signal};
-use crate::harness::{Builder, Engine, Router, SOON, TempDir, fixture, until};
+use crate::harness::{Router, SOON, TempDir, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
-
-fn steady(engine: Engine) -> Builder {
-    Router::on(engine).path(&fixture("steady")).env("PORT", 0)
-}
 
 /// A child of a worker's: of its process group, or in a session of its own.
 fn child(router: &Router, detached: bool) -> u32 {
@@ -25,7 +21,7 @@ fn gone(pid: u32) {
 
 both_engines! {
     fn a_leaking_worker_is_replaced_again_and_again_and_nobody_notices(engine) {
-        let router = steady(engine)
+        let router = Router::steady(engine)
             .env("LEAK_SLOT", 1)
             .env("LEAK_BYTES", 2_000_000)
             .option("--max-memory-restart", "150M")
@@ -65,13 +61,13 @@ both_engines! {
     }
 
     fn a_time_that_comes_reloads(engine) {
-        let router = steady(engine).option("--cron-restart", "*/3 * * * * *").start();
+        let router = Router::steady(engine).option("--cron-restart", "*/3 * * * * *").start();
         router.event("reload done");
         router.lives();
     }
 
     fn a_workers_children_end_with_it(engine) {
-        let mut router = steady(engine).workers(1).start();
+        let mut router = Router::steady(engine).workers(1).start();
         let children = [child(&router, false), child(&router, true)];
         router.signal(Signal::SIGHUP);
         router.event("reload done");
@@ -83,7 +79,7 @@ both_engines! {
     }
 
     fn without_treekill_they_stay(engine) {
-        let mut router = steady(engine).workers(1).arg("--no-treekill").start();
+        let mut router = Router::steady(engine).workers(1).arg("--no-treekill").start();
         let children = [child(&router, false), child(&router, true)];
         router.stop();
         assert!(children.iter().all(|pid| alive(*pid)));
@@ -91,7 +87,7 @@ both_engines! {
     }
 
     fn a_variable_counts_up_with_the_slots(engine) {
-        let router = steady(engine).option("--increment-var", "METRICS_PORT").start();
+        let router = Router::steady(engine).option("--increment-var", "METRICS_PORT").start();
         let seen = || router.get("/environment?name=METRICS_PORT").text();
         let mut values: Vec<String> = (0..20).map(|_| seen()).collect();
         values.sort();

@@ -3,18 +3,13 @@
 use crate::both_engines;
 use crate::harness::http::free_port;
 use crate::harness::load::Load;
-use crate::harness::{Builder, Connection, Engine, Router, TempDir, fixture, until};
+use crate::harness::{Connection, Engine, Router, TempDir, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
 /// Reloads of one story.
 const RELOADS: usize = 20;
-
-/// The application whose behaviour at its start is in a file.
-fn steady(engine: Engine) -> Builder {
-    Router::on(engine).path(&fixture("steady")).env("PORT", 0)
-}
 
 fn reload(router: &Router) {
     let done = router.events("reload done");
@@ -24,7 +19,7 @@ fn reload(router: &Router) {
 
 both_engines! {
     fn twenty_reloads_under_load_and_nobody_notices_before_the_deadline(engine) {
-        let router = steady(engine)
+        let router = Router::steady(engine)
             .option("--drain-timeout", "1500ms")
             .option("--disconnect-over", "1000ms")
             .start();
@@ -42,8 +37,7 @@ both_engines! {
         let directory = TempDir::new();
         let (port, other) = (free_port(), free_port());
         let mode = directory.write("mode", "serve");
-        let router = Router::on(engine)
-            .path(&fixture("steady"))
+        let router = Router::steady(engine)
             .no_listen()
             .env("PORT", port)
             .env("MODE_FILE", mode.display())
@@ -75,7 +69,7 @@ both_engines! {
     fn reloads_queue_and_several_become_one(engine) {
         let directory = TempDir::new();
         let mode = directory.write("mode", "serve");
-        let router = steady(engine).env("MODE_FILE", mode.display()).start();
+        let router = Router::steady(engine).env("MODE_FILE", mode.display()).start();
         directory.write("mode", "late 300");
         router.signal(Signal::SIGHUP);
         router.event("reload begins");
@@ -89,7 +83,7 @@ both_engines! {
     }
 
     fn workers_come_and_go_under_load(engine) {
-        let router = steady(engine)
+        let router = Router::steady(engine)
             .option("--drain-timeout", "2s")
             .option("--disconnect-over", "1s")
             .start();
@@ -111,7 +105,7 @@ both_engines! {
     }
 
     fn an_idle_connection_of_a_draining_worker_is_answered_by_another(engine) {
-        let router = steady(engine).start();
+        let router = Router::steady(engine).start();
         let mut connection = router.connect();
         let before = connection.get("/pid").pid();
         reload(&router);
@@ -122,7 +116,7 @@ both_engines! {
     }
 
     fn a_worker_that_hangs_is_replaced_and_the_log_says_why(engine) {
-        let router = steady(engine).option("--hang-timeout", "2s").start();
+        let router = Router::steady(engine).option("--hang-timeout", "2s").start();
         let mut connection = router.connect();
         connection.send(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
         let line = router.event("recycling the worker");
@@ -132,7 +126,7 @@ both_engines! {
     }
 
     fn ten_workers_that_will_not_end_are_ended_together(engine) {
-        let mut router = steady(engine)
+        let mut router = Router::steady(engine)
             .workers(10)
             .env("IGNORE_SIGINT", 1)
             .option("--kill-timeout", 1600)
@@ -154,8 +148,10 @@ fn those_that_are_left_are_disconnected_at_a_pace() {
     if !engine.wanted() {
         return eprintln!("skipped: ROUTER_TEST_ENGINE asks for the other engine");
     }
-    let router =
-        steady(engine).option("--drain-timeout", "11s").option("--disconnect-over", "10s").start();
+    let router = Router::steady(engine)
+        .option("--drain-timeout", "11s")
+        .option("--disconnect-over", "10s")
+        .start();
     let (load, _) = Load::run("pace", &router.url(), &json!({ "clients": CLIENTS }));
     reload(&router);
     router.nobody_drains();

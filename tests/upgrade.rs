@@ -2,17 +2,16 @@
 
 use crate::both_engines;
 use crate::harness::load::Load;
-use crate::harness::{Builder, Engine, Router, TempDir, binary, fixture, process, until};
+use crate::harness::process::{fds, resident};
+use crate::harness::{Router, TempDir, binary, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
 /// Upgrades of one story.
 const UPGRADES: usize = 20;
-
-fn steady(engine: Engine) -> Builder {
-    Router::on(engine).path(&fixture("steady")).env("PORT", 0)
-}
+/// How much more memory the router may have after them, in bytes.
+const MOST_GROWTH: u64 = 4 << 20;
 
 fn upgrade(router: &Router) {
     let done = router.events("upgraded");
@@ -20,16 +19,9 @@ fn upgrade(router: &Router) {
     router.event_number("upgraded", done + 1);
 }
 
-/// Resident memory in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 both_engines! {
     fn twenty_upgrades_under_load_and_nobody_notices(engine) {
-        let mut router = steady(engine).option("--threads", 2).start();
+        let mut router = Router::steady(engine).option("--threads", 2).start();
         let workers = router.slots();
         let load = Load::start(&router.url(), &json!({ "clients": 64, "broadcasts": 200 }));
         let (mut descriptors, mut memory) = (0, 0);
@@ -38,7 +30,7 @@ both_engines! {
             if turn == 2 {
                 // Both shards answer: their engines are up.
                 (0..16).for_each(|_| router.lives());
-                descriptors = process::fds(router.pid()).len();
+                descriptors = fds(router.pid()).len();
                 memory = resident(router.pid());
             }
         }
@@ -47,10 +39,10 @@ both_engines! {
         assert_eq!(router.slots(), workers, "the workers are the same");
         router.lives();
         until("no descriptor was kept", Duration::from_secs(5), || {
-            (process::fds(router.pid()).len() <= descriptors).then_some(())
+            (fds(router.pid()).len() <= descriptors).then_some(())
         });
         let grown = resident(router.pid()).saturating_sub(memory);
-        assert!(grown < 4096, "{grown} KiB more than after the third");
+        assert!(grown < MOST_GROWTH, "{grown} bytes more than after the third");
         router.stop();
         let totals = router.event("router stops").string("totals").unwrap().to_owned();
         let accepted = totals.split(' ').find_map(|count| count.strip_prefix("accepted="));
@@ -62,7 +54,7 @@ both_engines! {
         let directory = TempDir::new();
         let program = directory.path().join("router");
         std::fs::copy(binary(), &program).unwrap();
-        let router = steady(engine).binary(&program).start();
+        let router = Router::steady(engine).binary(&program).start();
         let workers = router.slots();
         // The last two fail when everything is at rest: the old one goes on from there.
         for (bad, word) in [
@@ -89,7 +81,7 @@ both_engines! {
     }
 
     fn half_a_request_line_is_finished_after_the_upgrade(engine) {
-        let router = steady(engine).start();
+        let router = Router::steady(engine).start();
         let mut connection = router.connect();
         connection.send(b"GET /pi");
         upgrade(&router);

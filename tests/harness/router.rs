@@ -68,7 +68,13 @@ impl Router {
         }
     }
 
-    /// The same, with the engine left to the router.
+    /// Workers of the application whose behaviour at its start is in a file (`steady.js`), each on a
+    /// port of the kernel's choice.
+    pub fn steady(engine: Engine) -> Builder {
+        Self::on(engine).app("steady").env("PORT", 0)
+    }
+
+    /// The same as [`Self::on`], with the engine left to the router.
     pub fn on_any_engine() -> Builder {
         Builder { arguments: Vec::new(), ..Self::on(Engine::Portable) }
     }
