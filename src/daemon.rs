@@ -200,6 +200,8 @@ async fn lifetime(
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
                 Err(error) => {
                     tracing::error!(error = error.to_string(), "upgrade failed");
+                    // It is not to live on beside the router for as long as that goes on.
+                    drop(trial);
                     let start = Start::Resumed(state, descriptors);
                     Box::pin(lifetime(config, plan, engine, successor, start)).await
                 }

@@ -2,8 +2,8 @@
 
 use crate::both_engines;
 use crate::harness::load::Load;
-use crate::harness::process::{fds, resident};
-use crate::harness::{Router, TempDir, binary, fixture, until};
+use crate::harness::process::{fds, resident, state};
+use crate::harness::{Router, SOON, TempDir, binary, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
@@ -78,6 +78,26 @@ both_engines! {
         std::fs::copy(binary(), &program).unwrap();
         upgrade(&router);
         router.lives();
+    }
+
+    fn a_trial_that_will_not_end_is_ended(engine) {
+        let directory = TempDir::new();
+        let program = directory.path().join("router");
+        let told = directory.path().join("pid");
+        std::fs::copy(binary(), &program).unwrap();
+        let router = Router::steady(engine).binary(&program).start();
+        // Each is given up at another point; the last is taken, but is no longer there to be run.
+        for words in ["echo no", "echo ready\nread go\necho no", "echo ready\nread go\nrm \"$0\"\necho taken"] {
+            let _ = std::fs::remove_file(&program);
+            let pid = told.display();
+            directory.write_script("router", &format!("#!/bin/sh\necho $$ > {pid}\n{words}\nexec sleep 600\n"));
+            let failed = router.events("upgrade failed");
+            router.signal(Signal::SIGUSR2);
+            router.event_number("upgrade failed", failed + 1);
+            let pid: u32 = std::fs::read_to_string(&told).unwrap().trim().parse().unwrap();
+            until("the trial is gone, and reaped", SOON, || state(pid).is_none().then_some(()));
+            router.lives();
+        }
     }
 
     fn half_a_request_line_is_finished_after_the_upgrade(engine) {

@@ -27,6 +27,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
@@ -36,6 +39,7 @@ use crate::shard::frozen::Common;
 use crate::shard::{Descriptors, Frozen};
 use crate::supervisor;
 use crate::sys::exec;
+use crate::sys::pidfd::PidFd;
 
 /// The version of [`State`]. A router takes over its own version only; a newer one that changes
 /// the state reads the older one as well, or says that it cannot.
@@ -240,6 +244,12 @@ impl Successor {
     /// # Errors
     /// It cannot be started, ends, or takes too long.
     pub async fn try_out(&self) -> Result<Trial, UpgradeError> {
+        let mut trial = self.start()?;
+        trial.hear(READY, "ready to take over", READY_TIMEOUT).await?;
+        Ok(trial)
+    }
+
+    fn start(&self) -> Result<Trial, UpgradeError> {
         let memory = exec::memory().map_err(system("no memory for the state"))?;
         exec::keep_across_exec(memory.as_fd(), true).map_err(system("fcntl"))?;
         let mut command = Command::new(&self.program);
@@ -253,20 +263,56 @@ impl Successor {
         exec::keep_across_exec(memory.as_fd(), false).map_err(system("fcntl"))?;
         let program = self.name();
         let mut child = started.map_err(|reason| UpgradeError::Unstarted { program, reason })?;
+        let process = Process::of(&mut child).map_err(system("the trial cannot be held"))?;
         let pipes = Pipes::of(&mut child).map_err(system("a pipe of the trial's"))?;
-        let mut trial = Trial { successor: self.clone(), memory, child, pipes };
-        trial.hear(READY, "ready to take over", READY_TIMEOUT).await?;
-        Ok(trial)
+        Ok(Trial { successor: self.clone(), memory, process, pipes })
     }
 }
 
-/// The new program as a child, which has read its settings.
+/// The new program as a child, which has read its settings. It ends with this value.
 #[derive(Debug)]
 pub struct Trial {
     successor: Successor,
     memory: File,
-    child: Child,
+    process: Process,
     pipes: Pipes,
+}
+
+/// The trial's process. The supervisor reaps every child, this one too, so that its pid may be
+/// another's at any time: it is held by a descriptor.
+#[derive(Debug)]
+struct Process(PidFd);
+
+impl Process {
+    /// Must be called right after the child's start, with no `await` in between: what reaps runs on
+    /// this thread, so that the pid is still the child's.
+    fn of(child: &mut Child) -> io::Result<Self> {
+        let opened = i32::try_from(child.id())
+            .map_err(io::Error::other)
+            .and_then(|pid| PidFd::open(Pid::from_raw(pid)));
+        match opened {
+            Ok(process) => Ok(Self(process)),
+            Err(error) => {
+                child.kill()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it, if it has not ended.
+    fn end(&self) {
+        match self.0.send_signal(Signal::SIGKILL) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
+            Err(error) => tracing::error!(%error, "the trial of an upgrade cannot be ended"),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 #[derive(Debug)]
@@ -307,7 +353,10 @@ impl Trial {
         written.map_err(system("the state cannot be written down"))?;
         // A trial that has ended shows by its silence.
         let _heard = self.pipes.ask.write_all(GO).await;
-        self.hear(TAKEN, "to take the state", TAKEN_TIMEOUT).await
+        self.hear(TAKEN, "to take the state", TAKEN_TIMEOUT).await?;
+        // It has said all that it is asked for, and after an exec nobody would end it.
+        self.process.end();
+        Ok(())
     }
 
     /// Becomes the new program. Returns only when that was not possible: then nothing has changed.
@@ -353,12 +402,7 @@ impl Trial {
         match tokio::time::timeout(limit, self.pipes.answer.read_line(&mut line)).await {
             Ok(Ok(_)) if line.trim_end() == word => Ok(()),
             Ok(_) => Err(UpgradeError::Refused { program, what, words: self.last_words().await }),
-            Err(_) => {
-                // Ours, and reaped by nobody while we hold it: the supervisor ignores strangers only
-                // after the kernel has given them to it.
-                let _gone = self.child.kill();
-                Err(UpgradeError::Late { program, what, limit })
-            }
+            Err(_) => Err(UpgradeError::Late { program, what, limit }),
         }
     }
 
@@ -371,5 +415,33 @@ impl Trial {
         let _late = tokio::time::timeout(PATIENCE, all.read_to_end(&mut words)).await;
         let words = String::from_utf8_lossy(&words).trim().replace('\n', "\n    ");
         if words.is_empty() { String::new() } else { format!("; it said:\n    {words}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    /// A program in the router's place.
+    fn shell(script: &str) -> Successor {
+        let arguments = ["sh", "-c", script].map(OsString::from).to_vec();
+        Successor { program: "/bin/sh".into(), arguments }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_trial_that_says_nothing_in_time_is_ended() {
+        const LIMIT: Duration = Duration::from_millis(50);
+        // Its pid is all that it says, on its standard error; it ends by itself in the end, so that
+        // this test cannot wait for ever.
+        let mut trial = shell("echo $$ >&2; exec sleep 30").start().expect("sh is there");
+        let late = trial.hear(READY, "ready", LIMIT).await;
+        assert!(matches!(late, Err(UpgradeError::Late { limit: LIMIT, .. })), "{late:?}");
+        let mut pid = String::new();
+        let mut words = BufReader::new(&mut trial.pipes.words);
+        words.read_line(&mut pid).await.expect("it says its pid");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a number"));
+        drop(trial);
+        assert_eq!(waitpid(pid, None), Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, false)));
     }
 }

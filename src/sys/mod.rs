@@ -8,12 +8,14 @@
 //! | `socket` | listeners, accept, peek, socket options |
 //! | `wake` | an eventfd |
 //! | `process` | fork, exec, reap |
+//! | `pidfd` | one process, whatever becomes of its pid |
 //! | `exec` | one program after another in one process |
 //! | `cpu` | which cores there are, and pinning to one |
 #![allow(unsafe_code, reason = "this is the room for it: each block states its obligation")]
 
 pub mod cpu;
 pub mod exec;
+pub mod pidfd;
 pub mod process;
 pub mod scm;
 pub mod socket;
