@@ -1,11 +1,19 @@
 //! The router's own upgrade: another program in the same process, and nobody notices.
 
 use crate::both_engines;
+use crate::harness::http::request;
 use crate::harness::load::Load;
-use crate::harness::process::{fds, resident, state};
-use crate::harness::{Router, SOON, TempDir, binary, fixture, until};
+use crate::harness::process::{fds, resident, signal, state};
+use crate::harness::{Connection, Router, SOON, TempDir, binary, fixture, until};
+use crate::lane::total;
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 /// Upgrades of one story.
@@ -17,6 +25,36 @@ fn upgrade(router: &Router) {
     let done = router.events("upgraded");
     router.signal(Signal::SIGUSR2);
     router.event_number("upgraded", done + 1);
+}
+
+/// So many connections that the router has accepted, each with what it has sent.
+fn accepted(router: &Router, count: usize, sends: impl Fn(usize) -> String) -> Vec<Connection> {
+    let connect = |n| {
+        let mut connection = router.connect();
+        connection.send(sends(n));
+        connection
+    };
+    let connections = (0..count).map(connect).collect();
+    until("all are accepted", SOON, || (backlog(router.port()) == 0).then_some(()));
+    connections
+}
+
+/// Connections to a port that nobody has accepted yet.
+fn backlog(port: u16) -> u64 {
+    const LISTENS: &str = "0A";
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let place = format!(":{port:04X}");
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listening = lines.filter(|line| line[1].ends_with(&place) && line[3] == LISTENS);
+    let waiting: Vec<u64> = listening
+        .map(|line| u64::from_str_radix(line[4].split_once(':').unwrap().1, 16).unwrap())
+        .collect();
+    assert!(!waiting.is_empty(), "nobody listens on {port}");
+    waiting.iter().sum()
+}
+
+fn sockets(router: &Router) -> usize {
+    fds(router.pid()).values().filter(|target| target.starts_with("socket:")).count()
 }
 
 both_engines! {
@@ -107,6 +145,95 @@ both_engines! {
         upgrade(&router);
         connection.send(b"d HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(connection.response().status, 200);
+    }
+
+    fn clients_that_wait_for_the_first_worker_are_answered_after_the_upgrade(engine) {
+        const EACH: usize = 16;
+        let directory = TempDir::new();
+        let ready = directory.path().join("ready");
+        let mut router = Router::on(engine)
+            .arg("--wait-ready")
+            .env("READY_FILE", ready.display())
+            .start_early();
+        // Without a session, with one that nobody knows, and with half a request line.
+        let mut clients = accepted(&router, EACH, |_| "GET /pid HTTP/1.1\r\nHost: x\r\n\r\n".into());
+        clients.extend(accepted(&router, EACH, |n| {
+            format!("GET /pid?EIO=4&sid=nobodys{n} HTTP/1.1\r\nHost: x\r\n\r\n")
+        }));
+        let mut late = accepted(&router, EACH, |_| "GET /pi".into());
+        upgrade(&router);
+        late.iter_mut().for_each(|connection| connection.send("d HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(router.slots().len(), 0, "no worker is ready");
+        directory.write("ready", "");
+        for connection in clients.iter_mut().chain(&mut late) {
+            connection.response().pid();
+        }
+        assert!(total(&mut router, "parked_for_worker") >= 2 * EACH as u64);
+    }
+
+    fn clients_that_wait_for_their_session_are_answered_by_its_worker_after_the_upgrade(engine) {
+        const SESSIONS: usize = 16;
+        let directory = TempDir::new();
+        let program = directory.path().join("router");
+        std::fs::copy(binary(), &program).unwrap();
+        let mut router = Router::on(engine).env("GENERATE_ID", "asked").binary(&program).start();
+        router.lives();
+        // Such a client waits for half a second at most. So this trial costs no time: it says what a
+        // trial has to say, and waits for the test before.
+        let gate = directory.path().join("gate");
+        mkfifo(&gate, Mode::S_IRWXU).unwrap();
+        std::fs::remove_file(&program).unwrap();
+        let script = format!(
+            "#!/bin/sh\ncase $ROUTER_INHERIT in trial*) read x < {}; echo ready; read go; echo taken; exit;; \
+             esac\nexec {} \"$@\"\n",
+            gate.display(),
+            binary().display(),
+        );
+        directory.write_script("router", &script);
+        router.signal(Signal::SIGUSR2);
+        let mut gate = until("the trial waits", SOON, || {
+            OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&gate).ok()
+        });
+        let workers = router.pids();
+        workers.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        let before = sockets(&router);
+        let mut handshakes = accepted(&router, SESSIONS, |n| {
+            let id = format!("GET /socket.io/?EIO=4&transport=polling&id=session{n}");
+            format!("{id} HTTP/1.1\r\nHost: x\r\n\r\n")
+        });
+        until("all are handed on", SOON, || (sockets(&router) <= before).then_some(()));
+        let mut joins = accepted(&router, SESSIONS, |n| {
+            let target = format!("/socket.io/?EIO=4&transport=polling&sid=session{n}");
+            String::from_utf8(request("POST", &target, b"40")).unwrap()
+        });
+        gate.write_all(b"go\n").unwrap();
+        router.event("upgraded");
+        workers.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+        for connection in &mut handshakes {
+            assert_eq!(connection.response().status, 200);
+        }
+        // A worker that does not have the session says 400.
+        for connection in &mut joins {
+            let answer = connection.response();
+            assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+        }
+        assert_eq!(router.pids(), workers, "they are the same");
+        // One that waits on both sides of the upgrade is counted twice.
+        assert!(total(&mut router, "parked_for_session") > SESSIONS as u64);
+    }
+
+    fn what_is_queued_for_a_stopped_worker_crosses_in_order(engine) {
+        // 8 MiB, of which a socket's buffer holds a fraction of one.
+        let router = Router::on(engine).workers(3).option("--balance", "round-robin").start();
+        let workers = router.slots();
+        let queue = json!({ "count": 4096, "size": 2048 });
+        let (load, up) = Load::run("queue", &router.url(), &queue);
+        upgrade(&router);
+        signal(up["victim"].as_u64().unwrap() as u32, Signal::SIGCONT);
+        let summary = load.stop();
+        assert_eq!(summary.count("got"), summary.count("count"), "{}", summary.0);
+        assert_eq!((summary.count("disorder"), summary.count("closes")), (0, 0), "{}", summary.0);
+        assert_eq!(router.slots(), workers, "the workers are the same");
     }
 
     fn what_was_changed_in_the_settings_takes_effect(engine) {

@@ -3,7 +3,8 @@
 // operation and plain HTTP routes that show or provoke what a test needs.
 //
 //   STICKY       1 or 2: the version of @socket.io/sticky (2 when unset)
-//   GENERATE_ID  uuid (36 characters), latin1, unicode: the alphabet of the session ids
+//   GENERATE_ID  uuid (36 characters), latin1, unicode: the alphabet of the session ids; asked: the
+//                handshake names it ("id" in its query)
 //   READY_FILE   say 'ready' once this file exists (for --wait-ready); unset: never say it
 //   IGNORE_SIGINT, CRASH_SLOT (the slot that throws at boot), MAX_BUFFER as named
 'use strict';
@@ -49,6 +50,7 @@ function setGenerateId(kind) {
     // two in UTF-8: the two sides of the routing see it in different encodings.
     latin1: () => `é %&=+/?#${n++}-${random()}`,
     unicode: () => `✓日本 ${n++}-${random()}`,
+    asked: (req) => new URL(req.url, 'http://x').searchParams.get('id'),
   };
   if (kind) io.engine.generateId = kinds[kind];
 }
