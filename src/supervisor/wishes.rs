@@ -8,9 +8,9 @@ use std::time::Duration;
 use globset::GlobMatcher;
 use jiff::Zoned;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Wish;
 use crate::config::{self, App, CronPattern};
@@ -19,6 +19,9 @@ use crate::config::{self, App, CronPattern};
 const CRON_SLEEP: Duration = Duration::from_secs(3600);
 /// How long nothing more must change before a restart, at least: one save is several changes.
 const WATCH_DELAY: Duration = Duration::from_millis(100);
+/// How long after the first change the restart comes at the latest, if changes never cease, and if
+/// the delay that was asked for is not longer.
+const WATCH_LIMIT: Duration = Duration::from_secs(10);
 
 /// The tasks that wish; they end with this value.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl Wishers {
         if !app.watch.is_empty() {
             match Watch::start(app) {
                 Ok(watch) => tasks.push(tokio::task::spawn_local(watch.run(wishes.clone()))),
-                Err(error) => tracing::error!(%error, "files are not watched"),
+                Err(error) => tracing::error!(%error, "no file is watched"),
             }
         }
         Self { tasks }
@@ -76,7 +79,7 @@ async fn at_times(pattern: CronPattern, wishes: UnboundedSender<Wish>) {
 struct Watch {
     /// Watches as long as it is kept.
     _watcher: RecommendedWatcher,
-    changes: mpsc::UnboundedReceiver<PathBuf>,
+    changes: UnboundedReceiver<PathBuf>,
     delay: Duration,
 }
 
@@ -95,8 +98,11 @@ impl Watch {
                 Err(error) => tracing::warn!(%error, "a change may have been missed"),
             }
         })?;
-        for path in &app.watch {
-            watcher.watch(path, RecursiveMode::Recursive)?;
+        for (path, mode) in places(&app.watch) {
+            // One that cannot be watched says nothing about the others.
+            if let Err(error) = watcher.watch(&path, mode) {
+                tracing::warn!(path = %path.display(), %error, "the path is not watched");
+            }
         }
         Ok(Self { _watcher: watcher, changes, delay: app.watch_delay.max(WATCH_DELAY) })
     }
@@ -104,13 +110,49 @@ impl Watch {
     /// Wishes for a restart when files have changed and no more do.
     async fn run(mut self, wishes: UnboundedSender<Wish>) {
         while let Some(path) = self.changes.recv().await {
-            while let Ok(Some(_)) = timeout(self.delay, self.changes.recv()).await {}
+            quiet(&mut self.changes, self.delay, WATCH_LIMIT.max(self.delay)).await;
             let why = format!("{} has changed", path.display());
             if wishes.send(Wish::Restart { why }).is_err() {
                 return;
             }
         }
     }
+}
+
+/// Waits until nothing has changed for so long, but no longer than the limit.
+async fn quiet(changes: &mut UnboundedReceiver<PathBuf>, delay: Duration, limit: Duration) {
+    let latest = Instant::now() + limit;
+    // Changes that are there already are received without a look at the clock: it is looked at here.
+    while Instant::now() < latest {
+        let end = latest.min(Instant::now() + delay);
+        let Ok(Some(_)) = timeout_at(end, changes.recv()).await else { return };
+    }
+}
+
+/// What is to be watched, and how, so that these paths are seen to change.
+///
+/// A file is watched by its directory: whoever saves it may replace it by another, and a watch on
+/// the old one ends with that. Of a link, what it leads to is watched as well.
+fn places(paths: &[PathBuf]) -> Vec<(PathBuf, RecursiveMode)> {
+    let (directories, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        paths.iter().partition(|path| path.is_dir());
+    // A directory may be reached by several names; the kernel has one watch for it.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let watched: Vec<PathBuf> = directories.iter().map(|path| real(path)).collect();
+    let parents = files.into_iter().flat_map(|file| names(file)).filter_map(|name| {
+        let parent = name.parent()?.to_owned();
+        // To watch a directory a second time would make its watch no longer recursive.
+        let covered = watched.iter().any(|directory| real(&parent).starts_with(directory));
+        (!covered).then_some((parent, RecursiveMode::NonRecursive))
+    });
+    let directories = directories.iter().map(|path| ((*path).clone(), RecursiveMode::Recursive));
+    directories.chain(parents).collect()
+}
+
+/// The path; and what it leads to, if it is a link.
+fn names(path: &Path) -> Vec<PathBuf> {
+    let target = path.is_symlink().then(|| path.canonicalize().ok()).flatten();
+    [path.to_owned()].into_iter().chain(target).collect()
 }
 
 /// Reading a file changes nothing.
@@ -128,7 +170,8 @@ impl Scope {
     fn of(app: &App) -> Self {
         // Those that are no globs were refused with the settings.
         let ignored = app.ignore_watch.iter().filter_map(|pattern| config::glob(pattern).ok());
-        Self { roots: app.watch.clone(), ignored: ignored.collect() }
+        let roots = app.watch.iter().flat_map(|path| names(path));
+        Self { roots: roots.collect(), ignored: ignored.collect() }
     }
 
     /// Whether a change of this file counts. Below a root, `node_modules`, names that begin with a
@@ -155,6 +198,7 @@ mod tests {
     use super::*;
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::task::LocalSet;
+    use tokio::time::timeout;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -182,32 +226,124 @@ mod tests {
         }
     }
 
-    /// The first wish of these settings, after something was done.
-    fn wish(app: &App, act: impl FnOnce()) -> Wish {
+    /// The wishes of these settings, one after each thing that is done.
+    fn wishes(app: &App, acts: &mut [&mut dyn FnMut()]) -> Vec<Wish> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         LocalSet::new().block_on(&runtime.expect("a runtime"), async {
             let (sender, mut wishes) = unbounded_channel();
             let _wishers = Wishers::start(app, &sender);
-            act();
-            timeout(SOON, wishes.recv()).await.expect("in time").expect("a wish")
+            let mut all = Vec::new();
+            for act in acts {
+                act();
+                all.push(timeout(SOON, wishes.recv()).await.expect("in time").expect("a wish"));
+            }
+            all
         })
+    }
+
+    /// A directory of one test's own, gone with it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            let path = nix::unistd::mkdtemp(&std::env::temp_dir().join("router-XXXXXX"));
+            Self(path.expect("writable").canonicalize().expect("it is there"))
+        }
+
+        /// Puts a new file in the place of the old one, as editors do.
+        fn replace(&self, file: &Path) {
+            let draft = self.0.join("draft");
+            std::fs::write(&draft, "new").expect("writable");
+            std::fs::rename(&draft, file).expect("ours");
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).expect("ours");
+        }
+    }
+
+    fn changed(file: &Path) -> Wish {
+        Wish::Restart { why: format!("{} has changed", file.display()) }
     }
 
     #[test]
     fn a_changed_file_is_a_restart() {
-        let directory = nix::unistd::mkdtemp(&std::env::temp_dir().join("router-XXXXXX"));
-        let directory = directory.expect("writable");
-        let app = App { watch: vec![directory.clone()], ..App::fixture() };
-        let file = directory.join("index.js");
-        let wish = wish(&app, || std::fs::write(&file, "changed").expect("writable"));
-        assert_eq!(wish, Wish::Restart { why: format!("{} has changed", file.display()) });
-        std::fs::remove_dir_all(directory).expect("ours");
+        let directory = Directory::new();
+        let app = App { watch: vec![directory.0.clone()], ..App::fixture() };
+        let file = directory.0.join("index.js");
+        let seen = wishes(&app, &mut [&mut || std::fs::write(&file, "changed").expect("writable")]);
+        assert_eq!(seen, [changed(&file)]);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_watched_on() {
+        let directory = Directory::new();
+        let file = directory.0.join("chat.conf");
+        std::fs::write(&file, "old").expect("writable");
+        let app = App { watch: vec![file.clone()], ..App::fixture() };
+        let seen = wishes(
+            &app,
+            &mut [
+                &mut || directory.replace(&file),
+                &mut || directory.replace(&file),
+                &mut || std::fs::remove_file(&file).expect("ours"),
+                &mut || std::fs::write(&file, "again").expect("writable"),
+            ],
+        );
+        assert_eq!(seen, [(); 4].map(|()| changed(&file)));
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_watched_is_no_harm_to_the_others() {
+        let (directory, other) = (Directory::new(), Directory::new());
+        let missing = directory.0.join("no/such/file");
+        let (link, target) = (directory.0.join("link"), other.0.join("target"));
+        std::fs::write(&target, "old").expect("writable");
+        std::os::unix::fs::symlink(&target, &link).expect("writable");
+        let app = App { watch: vec![missing, link], ..App::fixture() };
+        let seen = wishes(&app, &mut [&mut || std::fs::write(&target, "new").expect("writable")]);
+        assert_eq!(seen, [changed(&target)]);
+    }
+
+    #[test]
+    fn a_file_in_a_watched_directory_does_not_narrow_its_watch() {
+        let directory = Directory::new();
+        let (file, below) = (directory.0.join("chat.conf"), directory.0.join("src"));
+        std::fs::create_dir(&below).expect("writable");
+        std::fs::write(&file, "old").expect("writable");
+        let paths = [file, directory.0.clone()];
+        assert_eq!(places(&paths), [(directory.0.clone(), RecursiveMode::Recursive)]);
+        let elsewhere = (below.clone(), RecursiveMode::NonRecursive);
+        assert_eq!(places(&[below.join("a.js")]), [elsewhere]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn changes_that_never_cease_are_not_waited_for() {
+        let (sender, mut changes) = unbounded_channel();
+        let never = Duration::from_secs(3600);
+        let limit = Duration::from_millis(30);
+        let flood = async {
+            while sender.send(PathBuf::new()).is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = quiet(&mut changes, never, limit) => {}
+            () = flood => panic!("somebody listens"),
+            () = sleep(SOON) => panic!("it waits on"),
+        }
+        // And when they have ceased, the delay is all that is waited for.
+        while changes.try_recv().is_ok() {}
+        timeout(SOON, quiet(&mut changes, limit, never)).await.expect("it does not wait on");
     }
 
     #[test]
     fn a_time_that_comes_is_a_reload() {
         let every_second = Some("* * * * * *".parse().expect("a pattern"));
-        let wish = wish(&App { cron_restart: every_second, ..App::fixture() }, || {});
-        assert!(matches!(wish, Wish::Reload { why: Some(_) }), "{wish:?}");
+        let app = App { cron_restart: every_second, ..App::fixture() };
+        let seen = wishes(&app, &mut [&mut || {}]);
+        assert!(matches!(seen[..], [Wish::Reload { why: Some(_) }]), "{seen:?}");
     }
 }
