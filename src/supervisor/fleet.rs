@@ -11,13 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use super::slot::{Context, Failed, Reloadable, Slot};
-use super::table::{Action, Exit, Habits, Input, Moment, Rules, State, Trouble};
+use super::table::{Action, BACKOFF_MAX, Exit, Habits, Input, Moment, Rules, State, Trouble};
 use crate::route::{MAX_SLOTS, WorkerId};
 
 /// How long after `kill_timeout` a stop waits for the killed; a process the kernel cannot end
 /// (its disk hangs) does not hold the router up. With the last flush of the output (300 ms) the
 /// whole stop stays inside `kill_timeout` and a second.
 pub(super) const STOP_GRACE: Duration = Duration::from_millis(700);
+
+/// How long a worker is not recycled again after its successor has failed. The next pause is twice
+/// as long, up to [`BACKOFF_MAX`].
+const RECYCLE_PAUSE: Duration = Duration::from_secs(4);
 
 /// Every slot of one app.
 #[derive(Debug)]
@@ -38,6 +42,18 @@ pub(super) struct Books {
     queued: bool,
     /// Workers to be recycled, one after another, and why; a bound: one of each slot.
     recycles: VecDeque<(WorkerId, String)>,
+    /// Workers that no successor has proved as good as; a bound: one of each slot.
+    #[serde(default)]
+    pauses: Vec<Pause>,
+}
+
+/// A worker is not recycled again before this time: the last successor was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Pause {
+    worker: WorkerId,
+    until: Moment,
+    /// How long the pause is; the next one is longer.
+    length: Duration,
 }
 
 /// The operator's wish to end.
@@ -169,7 +185,7 @@ impl<'a> Fleet<'a> {
     pub(super) fn recycle(&mut self, id: WorkerId, why: String, now: Moment) -> Vec<Action> {
         let present = self.slot(id).is_some_and(|slot| slot.present.id == id);
         let queued = self.books.recycles.iter().any(|(other, _)| *other == id);
-        if self.stopping() || !present || queued || self.is_due(id) {
+        if self.stopping() || !present || queued || self.is_due(id) || self.pauses(id, now) {
             return vec![];
         }
         self.books.recycles.push_back((id, why));
@@ -181,6 +197,11 @@ impl<'a> Fleet<'a> {
         let reload = self.books.reload.as_ref();
         reload
             .is_some_and(|reload| reload.current == Some(id.slot) || reload.left.contains(&id.slot))
+    }
+
+    /// Whether it is too early to try again to replace this worker.
+    fn pauses(&self, id: WorkerId, now: Moment) -> bool {
+        self.books.pauses.iter().any(|pause| pause.worker == id && now < pause.until)
     }
 
     /// Ends all workers, and starts each anew when it has ended: no overlap.
@@ -336,8 +357,11 @@ impl<'a> Fleet<'a> {
         let mut actions = Vec::new();
         if let Some(Failed { worker, why }) = failed
             && self.books.reload.as_ref().is_some_and(|reload| reload.current == Some(worker.slot))
-            && let Some(Reload { renewed, .. }) = self.books.reload.take()
+            && let Some(Reload { renewed, recycle, .. }) = self.books.reload.take()
         {
+            if recycle {
+                self.books.pause(worker.slot, now);
+            }
             actions.push(Action::Tell(News::ReloadFailed { worker, why, renewed }));
         }
         loop {
@@ -434,7 +458,19 @@ impl Books {
             reload: None,
             queued: false,
             recycles: VecDeque::new(),
+            pauses: Vec::new(),
         }
+    }
+
+    /// The worker of this slot could not be recycled.
+    fn pause(&mut self, slot: u16, now: Moment) {
+        let Some(worker) = self.slots.get(usize::from(slot)).map(|slot| slot.present.id) else {
+            return;
+        };
+        let last = self.pauses.iter().find(|pause| pause.worker == worker);
+        let length = last.map_or(RECYCLE_PAUSE, |last| (last.length * 2).min(BACKOFF_MAX));
+        self.pauses.retain(|pause| pause.worker.slot != slot);
+        self.pauses.push(Pause { worker, until: now + length, length });
     }
 }
 
@@ -616,6 +652,36 @@ mod tests {
         assert!(actions.contains(&told(1)) && actions.contains(&Action::Spawn(id(1, 2))));
         story.listens(&mut fleet, id(1, 2));
         assert!(!fleet.reloading());
+    }
+
+    #[test]
+    fn a_worker_whose_successor_fails_is_recycled_again_after_a_growing_pause() {
+        let story = Story::new(1);
+        let mut fleet = story.up();
+        let mut now = story.now;
+        let fails = |fleet: &mut Fleet<'_>, now| {
+            let actions = fleet.recycle(id(0, 1), "too large".into(), now);
+            let spawned = actions.iter().find_map(|action| match action {
+                Action::Spawn(id) => Some(*id),
+                _ => None,
+            });
+            let Some(successor) = spawned else { return false };
+            fleet.feed(successor, Input::Exited(Exit::Code(1)), now);
+            true
+        };
+        for seconds in [4, 8, 15, 15] {
+            assert!(fails(&mut fleet, now));
+            let pause = Duration::from_secs(seconds);
+            assert!(!fails(&mut fleet, now + pause - Duration::from_millis(1)), "{seconds} s");
+            now += pause;
+        }
+        // An operator's reload does not wait, and the next life has no such history.
+        fleet.reload(now);
+        let successor = fleet.slots()[0].coming().expect("it begins at once").id;
+        story.listens(&mut fleet, successor);
+        fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), now);
+        let actions = fleet.recycle(successor, "too large".into(), now);
+        assert!(actions.iter().any(|action| matches!(action, Action::Spawn(_))), "{actions:?}");
     }
 
     #[test]
