@@ -5,6 +5,8 @@
 //! in `table.rs` and `fleet.rs`, which are pure; `shell.rs` around them has the clock, the
 //! signals and the processes.
 
+#[cfg(test)]
+mod arrows;
 mod fleet;
 mod frozen;
 mod launch;
