@@ -73,10 +73,52 @@ struct Reload {
     left: VecDeque<u16>,
     /// The slot whose successor is on trial.
     current: Option<u16>,
+    /// Slots in which nothing served, and the latest generation they had had then: what is started
+    /// there is yet to be ready.
+    #[serde(default)]
+    anew: Vec<(u16, u32)>,
     /// Slots that are done.
     renewed: u16,
     /// One worker alone, for a reason of its own.
     recycle: bool,
+}
+
+impl Reload {
+    fn of(left: VecDeque<u16>, recycle: bool, now: Moment) -> Self {
+        Self { began: now, left, current: None, anew: Vec::new(), renewed: 0, recycle }
+    }
+
+    /// Counts the workers that were started anew, once they are ready or have failed.
+    fn count_anew(&mut self, slots: &[Slot]) {
+        let renewed = &mut self.renewed;
+        self.anew.retain(|(slot, generation)| {
+            let slot = slots.get(usize::from(*slot));
+            let serves = slot.map_or(Some(false), |slot| slot.serves_since(*generation));
+            *renewed += u16::from(serves == Some(true));
+            serves.is_none()
+        });
+    }
+
+    /// Takes the first slot whose turn can be now. One whose both seats are taken, by a worker that
+    /// drains, does not hold up those behind it.
+    fn take_turn(&mut self, slots: &[Slot]) -> Option<u16> {
+        let may = |slot: &u16| {
+            let slot = slots.get(usize::from(*slot));
+            slot.is_none_or(|slot| slot.reloadable() != Reloadable::Later)
+        };
+        let at = self.left.iter().position(may)?;
+        self.left.remove(at)
+    }
+
+    /// Whether all that is left is that workers get ready which were started anew.
+    fn only_waits(&self) -> bool {
+        self.current.is_none() && self.left.is_empty()
+    }
+
+    fn done(&self, now: Moment) -> Option<Action> {
+        let took = now.saturating_sub(self.began);
+        (!self.recycle).then_some(Action::Tell(News::ReloadDone(self.renewed, took)))
+    }
 }
 
 /// What the operator is told of the fleet.
@@ -171,12 +213,16 @@ impl<'a> Fleet<'a> {
         if self.stopping() {
             return vec![];
         }
+        // One that is not ready yet may never be, and a reload is how that is mended.
+        let waits = self.books.reload.take_if(|reload| reload.only_waits());
         // Also when it is one worker alone that is replaced: then all of them come after it.
         if self.books.reload.is_some() {
             self.books.queued = true;
             return vec![Action::Tell(News::ReloadQueued)];
         }
-        let mut actions = self.begin_reload(now);
+        let mut actions: Vec<Action> =
+            waits.and_then(|waits| waits.done(now)).into_iter().collect();
+        actions.extend(self.begin_reload(now));
         actions.extend(self.go_on(None, now));
         actions
     }
@@ -230,6 +276,7 @@ impl<'a> Fleet<'a> {
         }
         if let Some(reload) = &mut self.books.reload {
             reload.left.retain(|slot| usize::from(*slot) < to);
+            reload.anew.retain(|(slot, _)| usize::from(*slot) < to);
             reload.current = reload.current.filter(|slot| usize::from(*slot) < to);
         }
         self.books.recycles.retain(|(id, _)| usize::from(id.slot) < to);
@@ -345,8 +392,7 @@ impl<'a> Fleet<'a> {
         let wanted = self.books.slots.iter().filter(|slot| slot.wanted);
         let left: VecDeque<u16> = wanted.map(|slot| slot.present.id.slot).collect();
         let begins = News::ReloadBegins(left.len());
-        self.books.reload =
-            Some(Reload { began: now, left, current: None, renewed: 0, recycle: false });
+        self.books.reload = Some(Reload::of(left, false, now));
         // They are replaced anyway.
         self.books.recycles.clear();
         vec![Action::Tell(begins)]
@@ -372,19 +418,9 @@ impl<'a> Fleet<'a> {
                 }
                 if std::mem::take(&mut self.books.queued) {
                     actions.extend(self.begin_reload(now));
-                } else if let Some((id, why)) = self.books.recycles.pop_front() {
-                    let left = VecDeque::from([id.slot]);
-                    // By now it may have gone by itself.
-                    if self.slot(id).is_some_and(|slot| slot.present.id == id) {
-                        actions.push(Action::Tell(News::Recycling(id, why)));
-                        self.books.reload = Some(Reload {
-                            began: now,
-                            left,
-                            current: None,
-                            renewed: 0,
-                            recycle: true,
-                        });
-                    }
+                } else if let Some((id, why)) = self.books.next_recycle() {
+                    actions.push(Action::Tell(News::Recycling(id, why)));
+                    self.books.reload = Some(Reload::of(VecDeque::from([id.slot]), true, now));
                 } else {
                     return actions;
                 }
@@ -398,33 +434,28 @@ impl<'a> Fleet<'a> {
                 reload.current = None;
                 reload.renewed += 1;
             }
-            let Some(next) = reload.left.front().copied() else {
-                let Reload { began, renewed, recycle, .. } = *reload;
-                books.reload = None;
-                if !recycle {
-                    let took = now.saturating_sub(began);
-                    actions.push(Action::Tell(News::ReloadDone(renewed, took)));
+            let Some(next) = reload.take_turn(&books.slots) else {
+                reload.count_anew(&books.slots);
+                if !reload.left.is_empty() || !reload.anew.is_empty() {
+                    return actions;
                 }
+                actions.extend(reload.done(now));
+                books.reload = None;
                 continue;
             };
-            let Some(slot) = books.slots.get_mut(usize::from(next)) else {
-                reload.left.pop_front();
-                continue;
-            };
+            let Some(slot) = books.slots.get_mut(usize::from(next)) else { continue };
             let mut context = Context { rules: *rules, habits: &mut books.habits, now };
             match slot.reloadable() {
-                Reloadable::Later => return actions,
                 Reloadable::Now => {
-                    reload.left.pop_front();
                     reload.current = Some(next);
                     actions.extend(slot.succeed(&mut context));
                 }
                 Reloadable::Anew => {
-                    reload.left.pop_front();
-                    reload.renewed += 1;
+                    reload.anew.push((next, slot.latest()));
                     actions.extend(slot.renew(&mut context));
                 }
-                Reloadable::Never => _ = reload.left.pop_front(),
+                // It was not taken if it was to come later.
+                Reloadable::Later | Reloadable::Never => {}
             }
         }
     }
@@ -460,6 +491,19 @@ impl Books {
             recycles: VecDeque::new(),
             pauses: Vec::new(),
         }
+    }
+
+    /// Takes the first worker that can be recycled now, and why. One beside which another drains
+    /// does not hold up those behind it.
+    fn next_recycle(&mut self) -> Option<(WorkerId, String)> {
+        let slot = |id: &WorkerId| self.slots.get(usize::from(id.slot));
+        // By now it may have gone by itself.
+        self.recycles.retain(|(id, _)| slot(id).is_some_and(|slot| slot.present.id == *id));
+        let may = |(id, _): &(WorkerId, String)| {
+            slot(id).is_some_and(|slot| slot.reloadable() != Reloadable::Later)
+        };
+        let at = self.recycles.iter().position(may)?;
+        self.recycles.remove(at)
     }
 
     /// The worker of this slot could not be recycled.
@@ -635,6 +679,70 @@ mod tests {
         assert!(actions.contains(&Action::Spawn(id(0, 3))), "{actions:?}");
         story.listens(&mut fleet, id(0, 3));
         assert!(!fleet.reloading());
+    }
+
+    #[test]
+    fn a_slot_whose_old_worker_drains_does_not_hold_up_the_others() {
+        let story = Story::new(2);
+        let mut fleet = story.up();
+        fleet.reload(story.now);
+        story.listens(&mut fleet, id(0, 2));
+        story.listens(&mut fleet, id(1, 2));
+        fleet.feed(id(1, 1), Input::Exited(Exit::Code(0)), story.now);
+        // The first slot's turn comes when its old worker has gone.
+        let actions = fleet.reload(story.now);
+        assert_eq!(actions, [Action::Tell(News::ReloadBegins(2)), Action::Spawn(id(1, 3))]);
+        story.listens(&mut fleet, id(1, 3));
+        let actions = fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
+        assert!(actions.contains(&Action::Spawn(id(0, 3))), "{actions:?}");
+        let actions = story.listens(&mut fleet, id(0, 3));
+        assert!(actions.contains(&Action::Tell(News::ReloadDone(2, Duration::ZERO))));
+        // A recycle is held up as little: beside both workers one drains, then beside one.
+        assert_eq!(fleet.recycle(id(0, 3), "too large".into(), story.now), []);
+        assert_eq!(fleet.recycle(id(1, 3), "too large".into(), story.now), []);
+        assert!(!fleet.reloading());
+        let actions = fleet.feed(id(1, 2), Input::Exited(Exit::Code(0)), story.now);
+        assert!(actions.contains(&Action::Spawn(id(1, 4))), "{actions:?}");
+    }
+
+    #[test]
+    fn a_reload_is_done_when_those_that_were_started_anew_are_ready_or_have_failed() {
+        let crash = Input::Exited(Exit::Code(1));
+        let done = |count| Action::Tell(News::ReloadDone(count, Duration::ZERO));
+        for (ready, count) in [(true, 2), (false, 1)] {
+            let story = Story::new(2);
+            let mut fleet = story.up();
+            fleet.feed(id(1, 1), crash.clone(), story.now);
+            fleet.reload(story.now);
+            let actions = story.listens(&mut fleet, id(0, 2));
+            assert!(actions.contains(&Action::Spawn(id(1, 2))), "{actions:?}");
+            assert!(fleet.reloading(), "it is not ready yet");
+            let actions = if ready {
+                story.listens(&mut fleet, id(1, 2))
+            } else {
+                fleet.feed(id(1, 2), crash.clone(), story.now)
+            };
+            assert!(actions.contains(&done(count)), "{actions:?}");
+        }
+    }
+
+    #[test]
+    fn a_reload_does_not_come_after_one_that_only_waits_for_a_worker_to_get_ready() {
+        let story = Story { app: App { wait_ready: true, workers: 1, ..app() }, now: Moment::ZERO };
+        let mut fleet = Fleet::new(rules(&story.app));
+        fleet.start(story.now);
+        // It would be waited for in vain: it is ended, and another takes its place.
+        let begins = Action::Tell(News::ReloadBegins(1));
+        assert_eq!(fleet.reload(story.now)[0], begins);
+        fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
+        let actions = fleet.reload(story.now);
+        assert_eq!(actions[..2], [Action::Tell(News::ReloadDone(0, Duration::ZERO)), begins]);
+        fleet.feed(id(0, 2), Input::Exited(Exit::Code(0)), story.now);
+        assert!(fleet.reloading());
+        // And a warning that it is not ready is as good as an end.
+        let late = story.now + story.app.listen_timeout;
+        let actions = fleet.tick(late);
+        assert!(actions.contains(&Action::Tell(News::ReloadDone(0, late))), "{actions:?}");
     }
 
     #[test]

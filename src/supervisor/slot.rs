@@ -205,6 +205,26 @@ impl Slot {
         }
     }
 
+    /// The highest generation it has had.
+    pub(super) fn latest(&self) -> u32 {
+        self.latest
+    }
+
+    /// Whether a worker that was started after this generation serves; `None`: that is still to be
+    /// seen.
+    pub(super) fn serves_since(&self, generation: u32) -> Option<bool> {
+        if !self.wanted || !self.anew && self.present.resting() {
+            return Some(false);
+        }
+        let fresh = self.present.id.generation > generation;
+        match self.present.state {
+            State::Ready if fresh => Some(true),
+            // It has ended again; or it was warned of, and may take for ever.
+            State::Backoff(_) | State::Starting { patience: None, .. } if fresh => Some(false),
+            _ => None,
+        }
+    }
+
     /// Starts a successor: see [`Reloadable::Now`].
     pub(super) fn succeed(&mut self, context: &mut Context<'_>) -> Vec<Action> {
         debug_assert_eq!(self.reloadable(), Reloadable::Now);
