@@ -124,11 +124,12 @@ both_engines! {
         let told = directory.path().join("pid");
         std::fs::copy(binary(), &program).unwrap();
         let router = Router::steady(engine).binary(&program).start();
-        // Each is given up at another point; the last is taken, but is no longer there to be run.
+        // Each is given up at another point; the last is taken, but is no longer there to be run. By
+        // itself each would end long after this test has given up.
         for words in ["echo no", "echo ready\nread go\necho no", "echo ready\nread go\nrm \"$0\"\necho taken"] {
             let _ = std::fs::remove_file(&program);
             let pid = told.display();
-            directory.write_script("router", &format!("#!/bin/sh\necho $$ > {pid}\n{words}\nexec sleep 600\n"));
+            directory.write_script("router", &format!("#!/bin/sh\necho $$ > {pid}\n{words}\nexec sleep 60\n"));
             let failed = router.events("upgrade failed");
             router.signal(Signal::SIGUSR2);
             router.event_number("upgrade failed", failed + 1);
