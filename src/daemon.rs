@@ -3,6 +3,7 @@
 //! Up: descriptors, engine, shards, the listeners that were asked for, then the workers. Down: the
 //! supervisor stops accepting and ends the workers; then the shards end, and the process.
 
+pub mod activation;
 mod interpreter;
 pub mod listeners;
 mod plane;
@@ -21,6 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::LocalSet;
 
+use self::activation::{ActivationError, Passed};
 use self::listeners::{ListenError, Listeners};
 use self::plane::Plane;
 use self::shards::{clock, post};
@@ -69,6 +71,9 @@ pub enum DaemonError {
     /// What a router before this one has left.
     #[error(transparent)]
     Inherit(#[from] InheritError),
+    /// What the service manager has passed.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// The workers.
     #[error("{0}")]
     Workers(String),
@@ -79,10 +84,16 @@ pub enum DaemonError {
 /// # Errors
 /// It could not start as asked, or could not go on.
 pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
+    let inherited = upgrade::inherited()?;
+    // Before anything else opens descriptors. After an upgrade the pid is the same and the variables
+    // say the same: what they speak of is part of the state then.
+    let passed = match inherited {
+        Inherited::Nothing => activation::take()?,
+        Inherited::Trial(_) | Inherited::State(..) => Vec::new(),
+    };
     if let Err(error) = process::raise_fd_limit() {
         tracing::warn!(%error, "the limit on file descriptors stays as it is");
     }
-    let inherited = upgrade::inherited()?;
     let plan = config::plan(&config, interpreter::ask(&config.app))?;
     plan.apply(&mut config);
     let engine = shards::choose_engine(config.engine)?;
@@ -92,7 +103,7 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
             return Ok(ExitCode::SUCCESS);
         }
         Inherited::State(state, descriptors) => Start::Inherited(state, descriptors),
-        Inherited::Nothing => Start::Fresh,
+        Inherited::Nothing => Start::Fresh(passed),
     };
     let successor = Successor::of_this_process()
         .map_err(|reason| DaemonError::System { what: "the path of this program", reason })?;
@@ -126,7 +137,8 @@ pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
 
 /// What a lifetime of the daemon begins with.
 enum Start {
-    Fresh,
+    /// With the sockets that the service manager has passed.
+    Fresh(Vec<Passed>),
     /// What another process has had in hand.
     Inherited(Box<State>, Descriptors),
     /// What this one has had in hand before an upgrade that failed.
@@ -150,10 +162,10 @@ async fn lifetime(
 ) -> Result<Over, DaemonError> {
     let now = clock();
     let upgraded = matches!(start, Start::Inherited(..));
-    let (thawed, mut descriptors) = match start {
-        Start::Fresh => (None, Descriptors::default()),
+    let (thawed, mut descriptors, passed) = match start {
+        Start::Fresh(passed) => (None, Descriptors::default(), passed),
         Start::Inherited(state, descriptors) | Start::Resumed(state, descriptors) => {
-            (Some(state), descriptors)
+            (Some(state), descriptors, Vec::new())
         }
     };
     let epoch = thawed.as_ref().map_or(now, |state| state.common.epoch(now));
@@ -161,6 +173,7 @@ async fn lifetime(
     let (reports, reported) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::unbounded_channel();
     let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
+    listeners.give(passed);
     let (portions, frozen) = match thawed {
         Some(state) => {
             let State { common, plane, listeners: places, mut supervisor, .. } = *state;

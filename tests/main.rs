@@ -13,6 +13,7 @@
 //! | `unchanged` | applications that know nothing of the router, under `node` and under it |
 //! | `limits` | memory, time, changed files; descendants |
 //! | `reload` | new workers for old ones, under load |
+//! | `systemd` | what a service manager passes to the router, and is told by it; logs that move |
 //! | `upgrade` | another program in the same process, under load |
 //! | `cli` | flags, errors and the README |
 //! | `tidy` | rules over the source text |
@@ -49,6 +50,7 @@ mod lifecycle;
 mod limits;
 mod proxy;
 mod reload;
+mod systemd;
 mod tidy;
 mod tls;
 mod unchanged;

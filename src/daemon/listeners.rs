@@ -2,7 +2,8 @@
 //!
 //! Opening a socket may take its time, so it is done here, on the control thread; the shards get
 //! descriptors. Each shard has its own socket on a TCP port (SO_REUSEPORT: the kernel spreads the
-//! connections) and a duplicate of the same one on a Unix path.
+//! connections) and a duplicate of the same one on a Unix path. What a service manager has passed is
+//! used as it is, by all shards, where it listens on what is asked for: see `activation.rs`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::activation::{FrozenPassed, Passed};
 use super::shards::post;
 use crate::config::Address;
 use crate::ipc::message::{AddressType, QueryServer};
@@ -72,6 +74,8 @@ struct Place {
     /// Shares of the shards' sockets. A port is closed when they are told so, not when the last
     /// shard has read its mail, since a worker may ask for it again at once.
     sockets: Vec<OwnedFd>,
+    /// They are the service manager's: not ours to end.
+    passed: bool,
 }
 
 /// Every place as it crosses an upgrade.
@@ -81,6 +85,8 @@ pub struct Frozen {
     by_key: Vec<(Key, ListenerId)>,
     datagram: Vec<(Key, shard::frozen::Place)>,
     next_id: ListenerId,
+    #[serde(default)]
+    passed: Vec<FrozenPassed>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,14 +98,23 @@ struct FrozenPlace {
     users: Vec<WorkerId>,
     ticket_keys: Option<String>,
     sockets: Vec<shard::frozen::Place>,
+    #[serde(default)]
+    passed: bool,
 }
 
 impl Place {
     fn end(&self) {
         // Whoever holds a share of a Unix socket that is ended could not listen on it again; its path
-        // is free as soon as its file is gone.
-        for socket in self.sockets.iter().filter(|_| self.address.is_some()) {
+        // is free as soon as its file is gone. What was passed is to serve the next router.
+        let ours = !self.passed && self.address.is_some();
+        for socket in self.sockets.iter().filter(|_| ours) {
             socket::end(socket.as_fd());
+        }
+    }
+
+    fn remove_file(&self) {
+        if !self.passed {
+            remove_socket(self.path.as_deref());
         }
     }
 
@@ -120,6 +135,8 @@ pub struct Listeners {
     /// `--listen` was given: applications' own ports are not opened.
     overridden: bool,
     next_id: ListenerId,
+    /// Of the service manager's sockets, those that nobody has asked for.
+    passed: Vec<Passed>,
 }
 
 impl std::fmt::Debug for Listeners {
@@ -139,7 +156,21 @@ impl Listeners {
             datagram: HashMap::new(),
             overridden,
             next_id: 0,
+            passed: Vec::new(),
         }
+    }
+
+    /// The service manager's sockets, for the places that are asked for from now on.
+    pub fn give(&mut self, passed: Vec<Passed>) {
+        for socket in &passed {
+            tracing::info!(address = socket.name(), "a socket was passed");
+        }
+        self.passed.extend(passed);
+    }
+
+    /// What was passed and serves nobody: its clients would wait for ever.
+    pub fn unused(&self) -> impl Iterator<Item = String> {
+        self.passed.iter().map(Passed::name)
     }
 
     /// Opens a place of the router's own, for all workers.
@@ -151,26 +182,51 @@ impl Listeners {
             Address::Unix(path) => {
                 let name = origins(address).concat();
                 let listener = self.listener(Kind::Pool);
+                let passed = self.find(|passed| passed.path() == Some(path));
+                if !passed.is_empty() {
+                    return self
+                        .open_passed(listener, passed, Some(name.clone()))
+                        .map_err(|error| ListenError::new(name, error));
+                }
                 self.open_unix(listener, path, Some(name.clone()))
                     .map_err(|error| ListenError::new(name, error))?;
             }
             Address::Tcp(addresses) => {
                 for address in addresses {
                     let listener = self.listener(Kind::Pool);
-                    self.open_tcp(listener, *address, false, Some(address.to_string()))
-                        .map_err(|error| ListenError::new(address.to_string(), error))?;
+                    let origin = Some(address.to_string());
+                    let passed = self.find(|passed| passed.address() == Some(*address));
+                    let opened = if passed.is_empty() {
+                        self.open_tcp(listener, *address, false, origin)
+                    } else {
+                        self.open_passed(listener, passed, origin)
+                    };
+                    opened.map_err(|error| ListenError::new(address.to_string(), error))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Opens the default port, unless `--listen` has said where.
+    /// Opens the default port, unless `--listen` has said where, or the service manager has by what
+    /// it passed.
     ///
     /// # Errors
     /// As [`Self::open_pool`].
     pub fn open_default(&mut self, port: u16) -> Result<(), ListenError> {
-        if self.overridden { Ok(()) } else { self.open_pool(&Address::any(port)) }
+        if self.overridden {
+            return Ok(());
+        }
+        let passed = std::mem::take(&mut self.passed);
+        if passed.is_empty() {
+            return self.open_pool(&Address::any(port));
+        }
+        for socket in passed {
+            let (name, listener) = (socket.name(), self.listener(Kind::Pool));
+            self.open_passed(listener, vec![socket], None)
+                .map_err(|error| ListenError::new(name, error))?;
+        }
+        Ok(())
     }
 
     /// A worker asks to listen: opens the place if it is new, and says what to answer.
@@ -236,12 +292,16 @@ impl Listeners {
             users: place.users.into_iter().collect(),
             ticket_keys: place.ticket_keys,
             sockets: place.sockets.into_iter().map(&mut add).collect(),
+            passed: place.passed,
         });
         let places = places.collect();
         let datagram = self.datagram.into_iter().map(|(key, socket)| (key, add(socket)));
+        let datagram = datagram.collect();
+        let passed = self.passed.into_iter().map(|passed| passed.freeze(descriptors));
         Frozen {
             places,
-            datagram: datagram.collect(),
+            datagram,
+            passed: passed.collect(),
             by_key: self.by_key.into_iter().collect(),
             next_id: self.next_id,
         }
@@ -284,6 +344,7 @@ impl Listeners {
                     users: place.users.into_iter().collect(),
                     ticket_keys: place.ticket_keys,
                     sockets,
+                    passed: place.passed,
                 },
             );
         }
@@ -292,11 +353,14 @@ impl Listeners {
         self.datagram =
             datagram.filter_map(|(key, socket)| Some((key, descriptors.take(socket)?))).collect();
         self.next_id = frozen.next_id;
+        let passed = frozen.passed.into_iter();
+        self.passed = passed.filter_map(|passed| Passed::thaw(passed, descriptors)).collect();
         Ok(listeners)
     }
 
     /// Makes the router's own places those of `wanted`: opens what is new and closes what is no
-    /// longer asked for. The default port stays where nothing else is.
+    /// longer asked for. The default port stays where nothing else is, and so does what the service
+    /// manager has passed: its clients would be let in by the manager and served by nobody.
     ///
     /// # Errors
     /// As [`Self::open_pool`]; what was open stays open.
@@ -311,7 +375,8 @@ impl Listeners {
         }
         if !wanted.is_empty() {
             let dropped = self.places.values().filter(|place| {
-                place.origin.as_ref().is_some_and(|origin| !names.contains(origin))
+                let named = place.origin.as_ref().is_some_and(|origin| !names.contains(origin));
+                named && !place.passed
             });
             let dropped: Vec<ListenerId> = dropped.map(|place| place.listener.id()).collect();
             dropped.into_iter().for_each(|id| self.close(id));
@@ -321,19 +386,31 @@ impl Listeners {
 
     /// Removes the files of Unix sockets.
     pub fn clean_up(&mut self) {
-        for place in self.places.values() {
-            remove_socket(place.path.as_deref());
-        }
+        self.places.values().for_each(Place::remove_file);
     }
 
     fn close(&mut self, id: ListenerId) {
-        let Some(place) = self.places.remove(&id) else { return };
+        let Some(mut place) = self.places.remove(&id) else { return };
         self.by_key.retain(|_, listener| *listener != id);
-        remove_socket(place.path.as_deref());
+        place.remove_file();
         for shard in 0..self.shared.mailboxes.len() {
             post(&self.shared, shard, Mail::Unlisten(Arc::clone(&place.listener)));
         }
         place.end();
+        if place.passed {
+            // For whoever asks for it next.
+            for socket in place.sockets.drain(..) {
+                match Passed::again(socket) {
+                    Ok(passed) => self.passed.push(passed),
+                    Err(error) => tracing::error!(%error, "a socket that was passed is lost"),
+                }
+            }
+        }
+    }
+
+    /// Takes what was passed and is as `wanted`.
+    fn find(&mut self, wanted: impl Fn(&Passed) -> bool) -> Vec<Passed> {
+        self.passed.extract_if(.., |passed| wanted(passed)).collect()
     }
 
     /// `--listen` decides where: the worker gets the port's name and the pool's connections.
@@ -362,13 +439,24 @@ impl Listeners {
                 let id = listener.id();
                 match (request.address_type, &request.address) {
                     (AddressType::Pipe, Some(path)) => {
-                        self.open_unix(listener, Path::new(path), None)?;
+                        let path = Path::new(path);
+                        let passed = self.find(|passed| passed.path() == Some(path));
+                        if passed.is_empty() {
+                            self.open_unix(listener, path, None)?;
+                        } else {
+                            self.open_passed(listener, passed, None)?;
+                        }
                     }
                     _ => {
                         let port = u16::try_from(request.port).unwrap_or(0);
                         let address = SocketAddr::new(requested_ip(request)?, port);
-                        let v6_only = request.flags & IPV6_ONLY != 0;
-                        self.open_tcp(listener, address, v6_only, None)?;
+                        let passed = self.find(|passed| serves(passed, address));
+                        if passed.is_empty() {
+                            let v6_only = request.flags & IPV6_ONLY != 0;
+                            self.open_tcp(listener, address, v6_only, None)?;
+                        } else {
+                            self.open_passed(listener, passed, None)?;
+                        }
                     }
                 }
                 self.by_key.insert(key, id);
@@ -442,6 +530,48 @@ impl Listeners {
         Ok(())
     }
 
+    /// One place for all of these: an application that asks for any address means each of them.
+    fn open_passed(
+        &mut self,
+        listener: Arc<Listener>,
+        passed: Vec<Passed>,
+        origin: Option<String>,
+    ) -> io::Result<()> {
+        let Some(first) = passed.first() else { return Err(Errno::EINVAL.into()) };
+        let (address, path) = (first.address(), first.path().map(Path::to_owned));
+        let shards = 0..self.shared.mailboxes.len();
+        let shares = shards.flat_map(|shard| passed.iter().map(move |one| (shard, one)));
+        // All of them, before the first shard has one: who fails has opened nothing.
+        let shares: io::Result<Vec<(usize, OwnedFd)>> =
+            shares.map(|(shard, one)| Ok((shard, one.socket.try_clone()?))).collect();
+        let shares = match shares {
+            Ok(shares) => shares,
+            Err(error) => {
+                self.passed.extend(passed);
+                return Err(error);
+            }
+        };
+        for (shard, socket) in shares {
+            post(&self.shared, shard, Mail::Listen { listener: Arc::clone(&listener), socket });
+        }
+        for one in &passed {
+            tracing::info!(address = one.name(), passed = true, "listening");
+        }
+        let sockets = passed.into_iter().map(|one| one.socket).collect();
+        let place = Place {
+            listener,
+            origin,
+            address,
+            path,
+            users: HashSet::new(),
+            ticket_keys: None,
+            sockets,
+            passed: true,
+        };
+        self.places.insert(place.listener.id(), place);
+        Ok(())
+    }
+
     fn add(
         &mut self,
         listener: Arc<Listener>,
@@ -467,9 +597,18 @@ impl Listeners {
                 users: HashSet::new(),
                 ticket_keys: None,
                 sockets: shares,
+                passed: false,
             },
         );
     }
+}
+
+/// Whether a socket that was passed is what an application means by this address.
+fn serves(passed: &Passed, wanted: SocketAddr) -> bool {
+    let any = wanted.ip().is_unspecified() && wanted.port() != 0;
+    passed
+        .address()
+        .is_some_and(|address| address == wanted || (any && address.port() == wanted.port()))
 }
 
 /// What [`Place::origin`] is for the places of an address.

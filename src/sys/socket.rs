@@ -3,18 +3,21 @@
 //! A socket that will be handed to a worker must be non-blocking (Node never sets it and a
 //! blocking one freezes the worker's event loop) and closed on exec; both are set at birth.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, listen, recv, send,
-    setsockopt, shutdown, socket, sockopt,
+    SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, getsockopt, listen,
+    recv, send, setsockopt, shutdown, socket, sockopt,
 };
+use serde::{Deserialize, Serialize};
 
 use super::syscall;
 
@@ -39,8 +42,7 @@ pub struct TcpOptions {
 /// As socket(2), bind(2) and listen(2): the port is taken, privileged, or the address not ours.
 pub fn listen_tcp(address: SocketAddr, options: TcpOptions) -> io::Result<OwnedFd> {
     let fd = bind_tcp(address, options)?;
-    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-    set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)?;
+    set_inherited(fd.as_fd())?;
     listen(&fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
     Ok(fd)
 }
@@ -94,6 +96,62 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
     Ok(fd)
+}
+
+/// What the connections of a TCP listener inherit from it.
+fn set_inherited(listener: BorrowedFd<'_>) -> io::Result<()> {
+    setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
+    set_int(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
+}
+
+/// Where a socket of somebody else's is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Local {
+    /// An internet address.
+    Inet(SocketAddr),
+    /// The file of a Unix socket; `None`: an abstract name, or none at all.
+    Unix(Option<PathBuf>),
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Self::Unix(None) => f.write_str("an abstract Unix socket"),
+        }
+    }
+}
+
+/// Where a socket is bound that may be of any kind.
+///
+/// # Errors
+/// It is no socket, or neither an internet nor a Unix socket.
+pub fn local(fd: BorrowedFd<'_>) -> io::Result<Local> {
+    let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    match address.as_unix_addr() {
+        Some(unix) => Ok(Local::Unix(unix.path().map(Path::to_owned))),
+        None => local_address(fd).map(Local::Inet),
+    }
+}
+
+/// Makes a socket that another program has opened one as [`listen_tcp`] and [`listen_unix`] open.
+///
+/// # Errors
+/// It is not a stream socket that listens.
+pub fn adopt_listener(fd: BorrowedFd<'_>, local: &Local) -> io::Result<()> {
+    if getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
+        return Err(io::Error::other("it is not a stream socket"));
+    }
+    if !getsockopt(&fd, sockopt::AcceptConn)? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    match local {
+        Local::Inet(_) => set_inherited(fd),
+        Local::Unix(_) => Ok(()),
+    }
 }
 
 /// The address a TCP or UDP socket is bound to.

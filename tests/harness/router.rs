@@ -7,6 +7,7 @@ use super::{Connection, Engine, Place, Response, SOON, TempDir, binary, fixture,
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -47,7 +48,12 @@ pub struct Builder {
     process_1: bool,
     no_io_uring: bool,
     binary: OsString,
+    socket: Option<OwnedFd>,
 }
+
+/// As a service manager passes a listening socket: descriptor 3, and the process id that may use
+/// it, which is the router's own because the shell becomes the router.
+const PASS_STDIN: &str = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
 
 impl Router {
     /// A router of two sticky workers on a port of its own.
@@ -65,6 +71,7 @@ impl Router {
             process_1: false,
             no_io_uring: false,
             binary: binary(),
+            socket: None,
         }
     }
 
@@ -164,6 +171,12 @@ impl Builder {
         self
     }
 
+    /// Passes a listening socket, as a service manager does.
+    pub fn socket(mut self, socket: &impl AsFd) -> Self {
+        self.socket = Some(socket.as_fd().try_clone_to_owned().unwrap());
+        self
+    }
+
     /// For people; the events can't be waited for then.
     pub fn pretty(mut self) -> Self {
         self.log_format = "pretty";
@@ -179,6 +192,10 @@ impl Builder {
             unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]);
             unshare.arg(&self.binary);
             unshare
+        } else if self.socket.is_some() {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", PASS_STDIN, "sh"]).arg(&self.binary);
+            shell
         } else {
             Command::new(&self.binary)
         };
@@ -211,7 +228,8 @@ impl Builder {
         if self.no_io_uring {
             process::forbid_io_uring(&mut command);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(self.socket.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the router starts");
         let log = Log::default();
         log.follow(child.stdout.take().unwrap());
