@@ -6,6 +6,7 @@
 pub mod activation;
 mod interpreter;
 pub mod listeners;
+pub mod notify;
 mod plane;
 mod shards;
 pub mod upgrade;
@@ -24,6 +25,7 @@ use tokio::task::LocalSet;
 
 use self::activation::{ActivationError, Passed};
 use self::listeners::{ListenError, Listeners};
+use self::notify::{Notifier, Notify};
 use self::plane::Plane;
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
@@ -174,9 +176,9 @@ async fn lifetime(
     let (failures, failed) = mpsc::unbounded_channel();
     let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
     listeners.give(passed);
-    let (portions, frozen) = match thawed {
+    let (portions, frozen, told) = match thawed {
         Some(state) => {
-            let State { common, plane, listeners: places, mut supervisor, .. } = *state;
+            let State { common, plane, listeners: places, mut supervisor, told } = *state;
             let hopes = common.thaw(&shared);
             let accept = !supervisor.stopping();
             let places = listeners.thaw(places, &mut descriptors, accept).map_err(|reason| {
@@ -184,12 +186,16 @@ async fn lifetime(
             })?;
             supervisor.unstow(|place| descriptors.take(place));
             let portions = plane.divide(|place| descriptors.take(place), &places, hopes, &shared);
-            (portions, Some(Box::new(supervisor)))
+            (portions, Some(Box::new(supervisor)), told)
         }
-        None => (shared.mailboxes.iter().map(|_| Portion::default()).collect(), None),
+        None => {
+            let portions = shared.mailboxes.iter().map(|_| Portion::default());
+            (portions.collect(), None, notify::Told::default())
+        }
     };
+    let notify = Notifier::from_environment(told);
     let threads = shards::start(engine, &shared, &reports, &failures, portions)?;
-    let control = Control { config, plan, shared: &shared, successor, upgraded };
+    let control = Control { config, plan, shared: &shared, successor, notify: &notify, upgraded };
     match control.run(listeners, reported, failed, frozen).await {
         Ok(Next::Ended(outcome)) => {
             shards::stop(&shared, threads);
@@ -208,6 +214,7 @@ async fn lifetime(
                 plane,
                 listeners: listeners.freeze(&mut descriptors),
                 supervisor,
+                told: notify.borrow().told(),
             });
             match trial.show(&state, &descriptors).await {
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
@@ -240,6 +247,7 @@ struct Control<'a> {
     plan: &'a Plan,
     shared: &'a Arc<Shared>,
     successor: &'a Successor,
+    notify: &'a Notify,
     /// This program has just taken the process over.
     upgraded: bool,
 }
@@ -252,7 +260,7 @@ impl Control<'_> {
         mut failed: UnboundedReceiver<String>,
         frozen: Option<Box<supervisor::Frozen>>,
     ) -> Result<Next, DaemonError> {
-        let Self { config, plan, shared, .. } = self;
+        let Self { config, plan, shared, notify, .. } = self;
         // Before the supervisor lets signals through.
         let asked = signal(SignalKind::user_defined2())
             .map_err(|reason| DaemonError::System { what: "signals", reason })?;
@@ -260,6 +268,7 @@ impl Control<'_> {
             if self.upgraded {
                 tracing::info!(workers = frozen.workers(), "upgraded");
             }
+            notify.borrow_mut().upgrades(false);
             // The workers and their clients are worth more than a new place.
             if let Err(error) = listeners.change_pool(&config.listen) {
                 tracing::error!("{error}");
@@ -278,13 +287,14 @@ impl Control<'_> {
             adapter: config.adapter,
             beat: config.hang_timeout.map(|timeout| timeout / BEATS),
         });
-        let mut plane = Plane::new(config, plan, shared, &listeners);
+        let mut plane = Plane::new(config, plan, shared, &listeners, notify);
         let mut trial = None;
         let ended = tokio::select! {
             ended = supervisor::run(config, part, &mut plane, happened, frozen) => ended
                 .map_err(|reason| DaemonError::System { what: "signals", reason }),
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
             never = self.upgrades(asked, &mut trial) => match never {},
+            never = self.lives() => match never {},
         };
         passing.abort();
         match ended {
@@ -311,6 +321,7 @@ impl Control<'_> {
         while ready.is_none() {
             asked.recv().await;
             tracing::info!(binary = %self.successor.program().display(), "upgrade begins");
+            self.notify.borrow_mut().upgrades(true);
             match self.successor.try_out().await {
                 Ok(trial) => {
                     *ready = Some(trial);
@@ -318,9 +329,20 @@ impl Control<'_> {
                         post(self.shared, shard, Mail::Rest);
                     }
                 }
-                Err(error) => tracing::error!(error = error.to_string(), "upgrade failed"),
+                Err(error) => {
+                    tracing::error!(error = error.to_string(), "upgrade failed");
+                    self.notify.borrow_mut().upgrades(false);
+                }
             }
         }
         std::future::pending().await
+    }
+
+    /// Says so for as long as it is true.
+    async fn lives(&self) -> Infallible {
+        match notify::watchdog() {
+            Some(limit) => notify::feed(Rc::clone(self.notify), self.shared, limit).await,
+            None => std::future::pending().await,
+        }
     }
 }

@@ -5,14 +5,62 @@ use crate::both_engines;
 use crate::harness::http::request;
 use crate::harness::process::fds;
 use crate::harness::router::Builder;
-use crate::harness::{Connection, Engine, Router, SOON, TempDir};
+use crate::harness::{Connection, Engine, Router, SOON, TempDir, binary, until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The socket a service manager listens on for what its service has to say.
+struct Manager {
+    _directory: TempDir,
+    path: PathBuf,
+    socket: UnixDatagram,
+    said: Vec<String>,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = TempDir::new();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { _directory: directory, path, socket, said: Vec::new() }
+    }
+
+    fn service(&self, router: Builder) -> Builder {
+        router.env("NOTIFY_SOCKET", self.path.display())
+    }
+
+    /// All assignments so far, in order.
+    fn heard(&mut self) -> &[String] {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = self.socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            self.said.extend(text.lines().map(str::to_owned));
+        }
+        &self.said
+    }
+
+    fn count(&mut self, word: &str) -> usize {
+        self.heard().iter().filter(|said| *said == word).count()
+    }
+
+    #[track_caller]
+    fn hears(&mut self, word: &str, times: usize) {
+        until(word, SOON, || (self.count(word) >= times).then_some(()));
+    }
+
+    /// What concerns its state, in order.
+    fn states(&mut self) -> Vec<&str> {
+        let states = ["READY=1", "RELOADING=1", "STOPPING=1"];
+        self.heard().iter().map(String::as_str).filter(|said| states.contains(said)).collect()
+    }
+}
 
 fn get(target: &str) -> Vec<u8> {
     request("GET", target, b"")
@@ -125,6 +173,89 @@ both_engines! {
         router.stop();
         let _next = steady(engine).env("PORT", port).socket(&socket).start();
         served(port);
+    }
+
+    fn it_is_ready_when_a_worker_is(engine) {
+        let mut manager = Manager::new();
+        let directory = TempDir::new();
+        let ready = directory.path().join("ready");
+        let router = manager
+            .service(Router::on(engine))
+            .env("READY_FILE", ready.display())
+            .arg("--wait-ready")
+            .option("--listen-timeout", 60_000)
+            .start_early();
+        router.output("that it is up", |l| (l == "worker is up").then_some(()));
+        assert_eq!(manager.count("READY=1"), 0, "{:?}", manager.said);
+        fs::write(&ready, "").unwrap();
+        router.ready(2);
+        manager.hears("STATUS=2 of 2 workers ready", 1);
+        assert_eq!(manager.states(), ["READY=1"]);
+    }
+
+    fn a_reload_and_its_end_are_announced_and_a_stop(engine) {
+        let mut manager = Manager::new();
+        let mut router = manager.service(steady(engine)).start();
+        router.signal(Signal::SIGHUP);
+        router.event("reload done");
+        manager.hears("READY=1", 2);
+        assert_eq!(manager.states(), ["READY=1", "RELOADING=1", "READY=1"]);
+        // Type=notify-reload wants the time along with it.
+        assert!(manager.said.iter().any(|said| said.starts_with("MONOTONIC_USEC=")));
+        router.stop();
+        assert_eq!(manager.states(), ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
+    }
+
+    fn a_reload_that_fails_is_over_too(engine) {
+        let mut manager = Manager::new();
+        let directory = TempDir::new();
+        let mode = directory.path().join("mode");
+        let router = manager.service(steady(engine)).env("MODE_FILE", mode.display()).start();
+        fs::write(&mode, "exit 1").unwrap();
+        router.signal(Signal::SIGHUP);
+        router.event("reload failed");
+        manager.hears("READY=1", 2);
+        assert_eq!(manager.states(), ["READY=1", "RELOADING=1", "READY=1"]);
+    }
+
+    fn an_upgrade_is_announced_like_a_reload_done_or_not(engine) {
+        let mut manager = Manager::new();
+        let directory = TempDir::new();
+        let program = directory.path().join("router");
+        fs::copy(binary(), &program).unwrap();
+        let router = manager.service(steady(engine)).binary(&program).start();
+        router.signal(Signal::SIGUSR2);
+        router.event("upgraded");
+        manager.hears("READY=1", 2);
+        fs::remove_file(&program).unwrap();
+        router.signal(Signal::SIGUSR2);
+        router.event("upgrade failed");
+        manager.hears("READY=1", 3);
+        let states = ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"];
+        assert_eq!(manager.states(), states);
+    }
+
+    fn the_watchdog_is_fed(engine) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let mut manager = Manager::new();
+        let router = manager
+            .service(steady(engine))
+            .option("--threads", 2)
+            .env("WATCHDOG_USEC", LIMIT.as_micros())
+            .start();
+        let in_time = |manager: &mut Manager| {
+            let fed = manager.count("WATCHDOG=1");
+            for n in 1..=4 {
+                until("it is fed in time", LIMIT, || {
+                    (manager.count("WATCHDOG=1") >= fed + n).then_some(())
+                });
+            }
+        };
+        in_time(&mut manager);
+        // It outlives an upgrade.
+        router.signal(Signal::SIGUSR2);
+        router.event("upgraded");
+        in_time(&mut manager);
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::listeners::Listeners;
+use super::notify::Notify;
 use super::shards::{clock, post};
 use crate::config::{self, Config, Plan};
 use crate::ipc::Serialization;
@@ -19,7 +20,7 @@ use crate::route::WorkerId;
 use crate::route::roster::Standing;
 use crate::shard::ring::Mail;
 use crate::shard::{self, Report, Shared};
-use crate::supervisor::{ChannelEnd, DataPlane, Event, LanePair};
+use crate::supervisor::{self, ChannelEnd, DataPlane, Event, LanePair};
 use crate::sys::socket;
 
 /// Send buffer towards a Node that cannot read a frame's length in two pieces: what lies unread
@@ -102,9 +103,12 @@ pub(super) async fn pass_on(
 pub(super) struct Plane {
     shared: Arc<Shared>,
     listeners: Rc<RefCell<Listeners>>,
+    notify: Notify,
     default_port: u16,
     serialization: Serialization,
     whole_headers: bool,
+    /// All workers have been ready at once.
+    complete: bool,
 }
 
 impl Plane {
@@ -113,13 +117,16 @@ impl Plane {
         plan: &Plan,
         shared: &Arc<Shared>,
         listeners: &Rc<RefCell<Listeners>>,
+        notify: &Notify,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             listeners: Rc::clone(listeners),
+            notify: Rc::clone(notify),
             default_port: config.default_port,
             serialization: serialization(plan.serialization),
             whole_headers: plan.whole_lengths,
+            complete: false,
         }
     }
 
@@ -214,8 +221,22 @@ impl DataPlane for Plane {
     }
 
     fn stop_accepting(&mut self) {
+        self.notify.borrow_mut().stops();
         self.tell_all(|| Mail::StopAccepting);
         self.listeners.borrow_mut().stop();
+    }
+
+    fn stands(&mut self, standing: supervisor::Standing) {
+        self.notify.borrow_mut().stands(standing);
+        // By now everybody has asked for what he wants.
+        if standing.ready == standing.wanted && !std::mem::replace(&mut self.complete, true) {
+            for address in self.listeners.borrow().unused() {
+                tracing::warn!(
+                    address,
+                    "nobody listens on a socket that was passed: its clients wait"
+                );
+            }
+        }
     }
 }
 

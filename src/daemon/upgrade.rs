@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 
-use super::listeners;
+use super::{listeners, notify};
 use crate::shard::frozen::Common;
 use crate::shard::{Descriptors, Frozen};
 use crate::supervisor;
@@ -72,6 +72,9 @@ pub struct State {
     pub listeners: listeners::Frozen,
     /// The workers' lives.
     pub supervisor: supervisor::Frozen,
+    /// What the service manager has been told.
+    #[serde(default)]
+    pub told: notify::Told,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.

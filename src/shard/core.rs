@@ -388,6 +388,11 @@ impl Shard {
             // Being woken is enough: the end of the turn looks whether to read again.
             Mail::FlowResumes => {}
             Mail::StopAccepting => self.stop_accepting(),
+            Mail::Beat => {
+                if let Some(beats) = self.shared.beats.get(self.index) {
+                    beats.fetch_add(1, Ordering::Release);
+                }
+            }
             Mail::Rest => self.actions.push(Action::Rest),
             Mail::Exit => self.actions.push(Action::Exit),
         }

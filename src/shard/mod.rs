@@ -44,7 +44,7 @@ mod workers;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
@@ -121,6 +121,8 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Connections of each shard that wait for an announcement.
     pub awaiting_sessions: Vec<CachePadded<AtomicU32>>,
+    /// What each shard has answered of [`ring::Mail::Beat`].
+    pub beats: Vec<CachePadded<AtomicU64>>,
     /// Whose PROXY protocol is believed; `None`: it is not spoken.
     pub trusts: Option<Trusts>,
     /// Where the clock of [`Self::millis`] starts.
@@ -153,6 +155,7 @@ impl Shared {
             mailboxes,
             counters: (0..shards).map(|_| Counters::new()).collect(),
             awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),
+            beats: (0..shards).map(|_| CachePadded::default()).collect(),
             trusts,
             epoch,
             congested: AtomicU32::new(0),

@@ -103,6 +103,8 @@ pub enum Mail {
     FlowResumes,
     /// Accept no more; refuse who waits for a worker.
     StopAccepting,
+    /// Answer, by [`super::Shared::beats`].
+    Beat,
     /// End the thread, and give the shard back with its descriptors: see `rest.rs`.
     Rest,
     /// End the thread.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Stage;
 use super::slot::{Context, Failed, Reloadable, Slot};
 use super::table::{Action, BACKOFF_MAX, Exit, Habits, Input, Moment, Rules, State, Trouble};
+use super::{Stage, Standing};
 use crate::route::{MAX_SLOTS, WorkerId};
 
 /// How long after `kill_timeout` a stop waits for the killed; a process the kernel cannot end
@@ -319,6 +319,14 @@ impl<'a> Fleet<'a> {
     #[cfg(test)]
     pub(super) fn reloading(&self) -> bool {
         self.books.reload.is_some()
+    }
+
+    /// How the workers stand.
+    pub(super) fn standing(&self) -> Standing {
+        let ready = self.stages().filter(|(_, stage)| *stage == Stage::Ready).count();
+        let reload = self.books.reload.as_ref();
+        let reloading = reload.is_some_and(|reload| !reload.recycle);
+        Standing { ready, wanted: self.wanted(), reloading }
     }
 
     /// When [`Self::tick`] has something to do.

@@ -116,6 +116,19 @@ pub trait DataPlane {
     fn open_default_listener(&mut self) -> Result<(), String>;
     /// The router is to end: no more clients.
     fn stop_accepting(&mut self);
+    /// The workers as a whole stand differently from before.
+    fn stands(&mut self, standing: Standing);
+}
+
+/// How the workers as a whole stand, for whoever watches the router from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// So many are ready.
+    pub ready: usize,
+    /// So many shall be.
+    pub wanted: usize,
+    /// They are being replaced, because somebody has asked for a reload.
+    pub reloading: bool,
 }
 
 /// What is wished of the workers besides what they do by themselves.

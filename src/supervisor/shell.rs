@@ -25,7 +25,7 @@ use super::preload::{self, Part, Preload};
 use super::reader::Reader;
 use super::table::{Action, Exit, Input, Moment, Note, Rules, Trouble};
 use super::wishes::Wishers;
-use super::{ChannelEnd, DataPlane, Ended, Event, Outcome, Stage, Wish};
+use super::{ChannelEnd, DataPlane, Ended, Event, Outcome, Stage, Standing, Wish};
 use crate::config::Config;
 use crate::route::WorkerId;
 use crate::sys::{exec, process};
@@ -89,6 +89,7 @@ pub async fn run(
         untold: Vec::new(),
         unique: 0,
         fatal: None,
+        stands: None,
         now,
     };
     if let Some(frozen) = frozen {
@@ -96,6 +97,7 @@ pub async fn run(
     } else {
         supervisor.start();
     }
+    supervisor.tell_standing();
     let mut look = every(DRAIN_LOOK);
     let mut listen = every(config.hang_timeout.unwrap_or(DRAIN_LOOK) / LISTENS);
     let mut weigh = every(WEIGH);
@@ -133,6 +135,7 @@ pub async fn run(
         };
         supervisor.now = began.elapsed();
         supervisor.turn(turn);
+        supervisor.tell_standing();
     }
 }
 
@@ -211,6 +214,8 @@ struct Supervisor<'a, P> {
     unique: u32,
     /// Why the router ends, when not by the operator's wish.
     fatal: Option<String>,
+    /// What the data plane has been told last.
+    stands: Option<Standing>,
     /// The clock as read at the start of the turn.
     now: Moment,
 }
@@ -383,6 +388,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
         let missing = self.plane.places(present).into_iter().filter(|place| !has.contains(place));
         let missing = Input::Compared(missing.collect());
         self.fleet.feed(successor, missing, self.now)
+    }
+
+    /// After the whole of a turn: when a worker is ready, so is the place where it is reached.
+    fn tell_standing(&mut self) {
+        let stands = Some(self.fleet.standing());
+        if let (Some(standing), true) = (stands, stands != self.stands) {
+            self.stands = stands;
+            self.plane.stands(standing);
+        }
     }
 
     fn stop(&mut self) -> Vec<Action> {

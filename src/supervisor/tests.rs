@@ -30,6 +30,7 @@ fn shell(script: &str) -> Config {
 /// Notes what it is asked; says that a worker is ready when it writes a line on its channel.
 struct Notebook {
     said: Vec<String>,
+    stood: Vec<Standing>,
     events: UnboundedSender<Event>,
     channels: Vec<OwnedFd>,
     /// Sent to ourselves when a worker is ready.
@@ -101,6 +102,10 @@ impl DataPlane for Notebook {
     fn stop_accepting(&mut self) {
         self.said.push("stop".to_owned());
     }
+
+    fn stands(&mut self, standing: Standing) {
+        self.stood.push(standing);
+    }
 }
 
 fn notebook(
@@ -108,7 +113,15 @@ fn notebook(
     signal: Option<Signal>,
     listener: Result<(), String>,
 ) -> Notebook {
-    Notebook { said: vec![], events, channels: vec![], signal, listener, freezes: false }
+    Notebook {
+        said: vec![],
+        stood: vec![],
+        events,
+        channels: vec![],
+        signal,
+        listener,
+        freezes: false,
+    }
 }
 
 /// Runs the supervisor to its end; returns how it ended, what it asked, and how long it took.

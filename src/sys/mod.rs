@@ -10,9 +10,11 @@
 //! | `process` | fork, exec, reap |
 //! | `pidfd` | one process, whatever becomes of its pid |
 //! | `exec` | one program after another in one process |
+//! | `clock` | the clock that all programs on the host read |
 //! | `cpu` | which cores there are, and pinning to one |
 #![allow(unsafe_code, reason = "this is the room for it: each block states its obligation")]
 
+pub mod clock;
 pub mod cpu;
 pub mod exec;
 pub mod pidfd;

@@ -1,0 +1,319 @@
+//! What the service manager is told (`NOTIFY_SOCKET`): ready, reloading, stopping, and, as long as
+//! it is true, that the router is alive (`WATCHDOG_USEC`).
+//!
+//! A reload and an upgrade are both "reloading" to the manager; it is over when neither goes on.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::shards::post;
+use crate::shard::Shared;
+use crate::shard::ring::Mail;
+use crate::supervisor::Standing;
+use crate::sys::clock;
+
+/// How long the control thread waits for a manager that does not read.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often it is looked whether the shards have answered.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the manager knows. It crosses an upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    ready: bool,
+    reloading: bool,
+    upgrading: bool,
+    stopping: bool,
+}
+
+impl Told {
+    /// How the workers stand: what there is to say about it.
+    fn stands(&mut self, standing: Standing) -> Vec<String> {
+        let before = self.clone();
+        self.ready |= standing.ready > 0;
+        self.reloading = standing.reloading;
+        let mut words = self.since(&before);
+        if !self.stopping {
+            let Standing { ready, wanted, .. } = standing;
+            words.push(format!("STATUS={ready} of {wanted} workers ready"));
+        }
+        words
+    }
+
+    fn upgrades(&mut self, upgrading: bool) -> Vec<String> {
+        let before = self.clone();
+        self.upgrading = upgrading;
+        self.since(&before)
+    }
+
+    fn stops(&mut self) -> Vec<String> {
+        let first = !std::mem::replace(&mut self.stopping, true);
+        if first { vec!["STOPPING=1".to_owned()] } else { vec![] }
+    }
+
+    fn changes(&self) -> bool {
+        self.reloading || self.upgrading
+    }
+
+    /// What has changed. Before it is ready and once it stops there is no reload to the manager.
+    fn since(&self, before: &Self) -> Vec<String> {
+        if !self.ready || self.stopping {
+            return vec![];
+        }
+        let mut words = Vec::new();
+        if !before.ready {
+            words.push("READY=1".to_owned());
+        }
+        match (before.ready && before.changes(), self.changes()) {
+            (false, true) => words.push("RELOADING=1".to_owned()),
+            (true, false) => words.push("READY=1".to_owned()),
+            _ => {}
+        }
+        words
+    }
+}
+
+/// The way to the service manager, if there is one.
+#[derive(Debug)]
+pub struct Notifier {
+    manager: Option<(UnixDatagram, SocketAddr)>,
+    told: Told,
+    /// The last message could not be sent: said once.
+    failing: bool,
+}
+
+/// Shared by all on the control thread who have something to say.
+pub type Notify = Rc<RefCell<Notifier>>;
+
+impl Notifier {
+    /// To the manager that the environment names, who knows this much.
+    #[must_use]
+    pub fn from_environment(told: Told) -> Notify {
+        let manager = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let manager = manager.and_then(|name| match reach(&name) {
+            Ok(manager) => Some(manager),
+            Err(error) => {
+                let socket = name.to_string_lossy();
+                tracing::warn!(%socket, %error, "the service manager cannot be told anything");
+                None
+            }
+        });
+        Rc::new(RefCell::new(Self { manager, told, failing: false }))
+    }
+
+    /// What the manager knows.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.told.clone()
+    }
+
+    /// How the workers stand.
+    pub fn stands(&mut self, standing: Standing) {
+        let words = self.told.stands(standing);
+        self.say(words);
+    }
+
+    /// An upgrade begins, or is over, done or not.
+    pub fn upgrades(&mut self, upgrading: bool) {
+        let words = self.told.upgrades(upgrading);
+        self.say(words);
+    }
+
+    /// The router is to end.
+    pub fn stops(&mut self) {
+        let words = self.told.stops();
+        self.say(words);
+    }
+
+    fn say(&mut self, mut words: Vec<String>) {
+        if self.manager.is_none() || words.is_empty() {
+            return;
+        }
+        if words.iter().any(|word| word == "RELOADING=1") {
+            match clock::monotonic() {
+                Ok(now) => words.push(format!("MONOTONIC_USEC={}", now.as_micros())),
+                Err(error) => tracing::warn!(%error, "the reload is announced without its time"),
+            }
+        }
+        self.send(&words.join("\n"));
+    }
+
+    fn send(&mut self, text: &str) {
+        let Some((socket, address)) = &self.manager else { return };
+        match socket.send_to_addr(text.as_bytes(), address) {
+            Ok(_) => self.failing = false,
+            Err(error) if self.failing => tracing::debug!(%error, text, "not told"),
+            Err(error) => {
+                self.failing = true;
+                tracing::warn!(%error, text, "the service manager could not be told");
+            }
+        }
+    }
+}
+
+/// `/path`, or `@name` for an abstract one.
+fn reach(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(OsString::from_vec(name.as_bytes().to_vec()))?,
+        _ => return Err(io::Error::other("it is neither a path nor an abstract name")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok((socket, address))
+}
+
+/// How long the manager waits for a sign of life; `None`: it wants none, or another process's.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    let variable = |name| std::env::var(name).ok();
+    limit(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id())
+}
+
+fn limit(microseconds: Option<String>, pid: Option<String>, ours: u32) -> Option<Duration> {
+    if pid.is_some_and(|pid| pid.parse() != Ok(ours)) {
+        return None;
+    }
+    let limit = Duration::from_micros(microseconds?.parse().ok()?);
+    (!limit.is_zero()).then_some(limit)
+}
+
+/// Gives the sign of life twice within `limit`, each time after every shard has taken a piece of mail
+/// and this thread has come to look for it.
+pub async fn feed(notify: Notify, shared: &Shared, limit: Duration) -> Infallible {
+    let mut turns = interval((limit / 2).max(Duration::from_millis(1)));
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let answered = |beats: u64| {
+        move |shared: &Shared| shared.beats.iter().all(|beat| beat.load(Ordering::Acquire) >= beats)
+    };
+    for asked in 1.. {
+        turns.tick().await;
+        // All have answered the one before: no mailbox is filled up with these.
+        for shard in 0..shared.mailboxes.len() {
+            post(shared, shard, Mail::Beat);
+        }
+        while !answered(asked)(shared) {
+            sleep(LOOK.min(limit / 8)).await;
+        }
+        notify.borrow_mut().send("WATCHDOG=1");
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
+    use super::super::shards::clock;
+    use super::*;
+    use crate::route::balance::Balance;
+    use crate::shard::ring::Mailbox;
+    use crate::shard::{MAX_OUT_QUEUE, Settings};
+    use crate::sys::wake::Wake;
+
+    const fn standing(ready: usize, reloading: bool) -> Standing {
+        Standing { ready, wanted: 2, reloading }
+    }
+
+    /// Of two shards that nobody runs.
+    fn shared() -> Arc<Shared> {
+        let mailbox = || Mailbox::new(Arc::new(Wake::new().expect("a descriptor is left")));
+        let settings = Settings {
+            balance: Balance::LeastConnection,
+            head_timeout: Duration::from_secs(1),
+            out_queue: MAX_OUT_QUEUE,
+            lanes: false,
+            self_routing: false,
+            by_address: false,
+        };
+        Shared::new(vec![mailbox(), mailbox()], settings, None, clock())
+    }
+
+    #[test]
+    fn ready_is_said_once_and_after_each_reload() {
+        let mut told = Told::default();
+        let status = |ready| format!("STATUS={ready} of 2 workers ready");
+        assert_eq!(told.stands(standing(0, false)), [status(0)]);
+        assert_eq!(told.stands(standing(1, false)), ["READY=1".to_owned(), status(1)]);
+        assert_eq!(told.stands(standing(2, false)), [status(2)]);
+        assert_eq!(told.stands(standing(2, true)), ["RELOADING=1".to_owned(), status(2)]);
+        // An upgrade in the midst of a reload: all of it is one to the manager.
+        assert!(told.upgrades(true).is_empty());
+        assert_eq!(told.stands(standing(2, false)), [status(2)]);
+        assert_eq!(told.upgrades(false), ["READY=1"]);
+        assert!(told.upgrades(false).is_empty());
+        assert_eq!(told.upgrades(true), ["RELOADING=1"]);
+        assert_eq!(told.stops(), ["STOPPING=1"]);
+        assert!(told.stops().is_empty() && told.upgrades(false).is_empty());
+        assert!(told.stands(standing(0, false)).is_empty());
+    }
+
+    #[test]
+    fn an_upgrade_before_it_is_ready_does_not_make_it_so() {
+        let mut told = Told::default();
+        assert!(told.upgrades(true).is_empty() && told.upgrades(false).is_empty());
+        assert_eq!(told.stands(standing(1, false))[0], "READY=1");
+    }
+
+    #[test]
+    fn the_watchdog_of_another_process_is_not_fed() {
+        let asked = |usec: Option<&str>, pid: Option<&str>| {
+            limit(usec.map(str::to_owned), pid.map(str::to_owned), 7)
+        };
+        assert_eq!(asked(Some("2000"), None), Some(Duration::from_millis(2)));
+        assert_eq!(asked(Some("2000"), Some("7")), Some(Duration::from_millis(2)));
+        for (usec, pid) in [(None, None), (Some("2000"), Some("8")), (Some("0"), None)] {
+            assert_eq!(asked(usec, pid), None, "{usec:?} {pid:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_is_fed_only_when_every_shard_answers() {
+        const LIMIT: Duration = Duration::from_millis(4);
+        const LONG: Duration = Duration::from_millis(100);
+        let name = format!("router-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("short");
+        let manager = UnixDatagram::bind_addr(&address).expect("nobody else's");
+        manager.set_nonblocking(true).expect("ours");
+        let reached = reach(&format!("@{name}").into()).expect("it is there");
+        let notifier = Notifier { manager: Some(reached), told: Told::default(), failing: false };
+        let notify = Rc::new(RefCell::new(notifier));
+        let shared = shared();
+        shared.beats[0].store(u64::MAX, Ordering::Relaxed);
+        let hungry = timeout(LONG, feed(Rc::clone(&notify), &shared, LIMIT)).await;
+        assert!(hungry.is_err() && manager.recv(&mut [0; 99]).is_err(), "one has not answered");
+        // Nobody is asked again who has not answered.
+        let held =
+            shared.mailboxes.iter().map(|mailbox| std::iter::from_fn(|| mailbox.take()).count());
+        assert_eq!(held.collect::<Vec<_>>(), [1, 1]);
+        shared.beats[1].store(u64::MAX, Ordering::Relaxed);
+        let fed = timeout(LONG, feed(notify, &shared, LIMIT)).await;
+        let mut text = [0; 99];
+        for _ in 0..2 {
+            let length = manager.recv(&mut text).expect("it was fed");
+            assert_eq!(&text[..length], b"WATCHDOG=1");
+        }
+        assert!(fed.is_err(), "it never ends");
+    }
+
+    #[test]
+    fn a_manager_is_a_path_or_an_abstract_name() {
+        let address = |name: &str| reach(&name.into()).map(|(_, address)| address);
+        assert!(address("/run/x").expect("a path").as_pathname().is_some());
+        assert_eq!(address("@x").expect("a name").as_abstract_name(), Some(&b"x"[..]));
+        address("vsock:2:1").expect_err("neither");
+    }
+}

@@ -1,0 +1,19 @@
+//! The clock that other programs on this host read, too.
+
+use std::io;
+use std::time::Duration;
+
+use super::syscall;
+
+/// The time since some moment that all programs on this host share (`CLOCK_MONOTONIC`).
+///
+/// # Errors
+/// As clock_gettime(2).
+pub fn monotonic() -> io::Result<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // The pointer is to `time`.
+    syscall!(clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time))?;
+    let seconds = u64::try_from(time.tv_sec).map_err(io::Error::other)?;
+    let nanoseconds = u32::try_from(time.tv_nsec).map_err(io::Error::other)?;
+    Ok(Duration::new(seconds, nanoseconds))
+}
