@@ -234,6 +234,17 @@ async fn lifetime(
     }
 }
 
+/// Opens the log file again whenever it has been moved away.
+async fn reopen_logs(mut moved: Signal) -> Infallible {
+    loop {
+        moved.recv().await;
+        match output::reopen() {
+            Ok(()) => tracing::info!("logs reopened"),
+            Err(error) => tracing::error!(%error, "the log file cannot be opened again"),
+        }
+    }
+}
+
 /// How the control thread's work is over.
 enum Next {
     Ended(Outcome),
@@ -262,8 +273,9 @@ impl Control<'_> {
     ) -> Result<Next, DaemonError> {
         let Self { config, plan, shared, notify, .. } = self;
         // Before the supervisor lets signals through.
-        let asked = signal(SignalKind::user_defined2())
-            .map_err(|reason| DaemonError::System { what: "signals", reason })?;
+        let no_signals = |reason| DaemonError::System { what: "signals", reason };
+        let asked = signal(SignalKind::user_defined2()).map_err(no_signals)?;
+        let moved = signal(SignalKind::user_defined1()).map_err(no_signals)?;
         if let Some(frozen) = &frozen {
             if self.upgraded {
                 tracing::info!(workers = frozen.workers(), "upgraded");
@@ -295,6 +307,7 @@ impl Control<'_> {
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
             never = self.upgrades(asked, &mut trial) => match never {},
             never = self.lives() => match never {},
+            never = reopen_logs(moved) => match never {},
         };
         passing.abort();
         match ended {

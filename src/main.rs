@@ -2,12 +2,14 @@
 //!
 //! Exit codes: 0 as wished, 1 it could not go on, 2 it could not start as asked.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use router::config::{LogFormat, Verbosity};
-use router::supervisor::output::{LogWriter, Stream, printer};
+use router::supervisor::output::{self, LogWriter, Stream, printer};
 use router::{cli, daemon, sys};
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +24,10 @@ fn main() -> ExitCode {
     if sys::process::ensure_standard_fds().is_err() {
         return ExitCode::FAILURE;
     }
+    // Whoever moves logs away does not ask whether the router has come far enough for that.
+    if sys::exec::outlive(Signal::SIGUSR1).is_err() {
+        return ExitCode::FAILURE;
+    }
     let options = match cli::parse(std::env::args_os()) {
         Ok(options) => options,
         Err(error) => {
@@ -31,7 +37,13 @@ fn main() -> ExitCode {
         }
     };
     let format = options.log_format;
+    let log_file = options.log_file.as_deref().map_or(Ok(()), open_log);
     start_log(format, options.verbosity());
+    if let Err(paragraph) = log_file {
+        let code = fail(format, &paragraph, ExitCode::from(USAGE));
+        printer().flush(FLUSH);
+        return code;
+    }
     let code = match cli::resolve(&options, sys::cpu::usable_cores()) {
         Err(error) => fail(format, &format!("{error:#}"), ExitCode::from(USAGE)),
         Ok(config) => match daemon::run(config) {
@@ -46,9 +58,27 @@ fn main() -> ExitCode {
     code
 }
 
+/// Has everything go to this file from now on. What the trial of an upgrade says is for the router
+/// that it may follow; but it must be able to open the file.
+fn open_log(path: &Path) -> Result<(), String> {
+    let opened = if daemon::upgrade::is_trial() {
+        output::append(path).map(drop)
+    } else {
+        output::log_to(path)
+    };
+    opened.map_err(|error| {
+        let path = path.display();
+        format!("the log file {path} cannot be opened: {error}. Choose another with --log-file")
+    })
+}
+
 /// The last thing that is said. People get it as a paragraph of its own, machines as one more
 /// line of the log.
 fn fail(format: LogFormat, paragraph: &str, code: ExitCode) -> ExitCode {
+    if output::goes_to_a_file() {
+        // Whoever has started it looks here first; it may be closed, and that is no failure.
+        let _ = writeln!(io::stderr(), "router: {paragraph}");
+    }
     match format {
         LogFormat::Json => tracing::error!("{paragraph}"),
         LogFormat::Pretty => {
@@ -69,8 +99,9 @@ fn start_log(format: LogFormat, verbosity: Verbosity) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::default);
+    let ansi = io::stderr().is_terminal() && !output::goes_to_a_file();
     match format {
-        LogFormat::Pretty => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Pretty => log.with_ansi(ansi).with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -257,6 +258,61 @@ both_engines! {
         router.event("upgraded");
         in_time(&mut manager);
     }
+
+    fn logs_that_were_moved_are_opened_again(engine) {
+        let directory = TempDir::new();
+        let (path, moved) = (directory.path().join("log"), directory.path().join("log.1"));
+        let mut router = Router::on(engine).option("--log-file", path.display()).spawn();
+        logged(&path, "worker ready", 2);
+        logged(&path, "worker is up", 2);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+        fs::rename(&path, &moved).unwrap();
+        router.signal(Signal::SIGUSR1);
+        logged(&path, "logs reopened", 1);
+        let before = fs::metadata(&moved).unwrap().len();
+        router.signal(Signal::SIGHUP);
+        logged(&path, "reload done", 1);
+        logged(&path, "worker is up", 2);
+        assert_eq!(fs::metadata(&moved).unwrap().len(), before, "the old file is left alone");
+        // Again, after an upgrade.
+        router.signal(Signal::SIGUSR2);
+        logged(&path, "upgraded", 1);
+        fs::rename(&path, &moved).unwrap();
+        router.signal(Signal::SIGUSR1);
+        logged(&path, "logs reopened", 1);
+        router.signal(Signal::SIGTERM);
+        assert!(router.wait(SOON).success());
+        assert!(fs::read_to_string(&path).unwrap().contains("router stops"));
+        assert_eq!(router.log.text(), "", "nothing goes elsewhere");
+    }
+
+    fn without_a_log_file_the_signal_does_no_harm(engine) {
+        let router = Router::on(engine).spawn();
+        // Before anybody waits for it, and after.
+        router.event("router starts");
+        router.signal(Signal::SIGUSR1);
+        router.ready(2);
+        router.signal(Signal::SIGUSR1);
+        router.event("logs reopened");
+        router.lives();
+    }
+}
+
+/// Waits until the file has this many lines with these words.
+#[track_caller]
+fn logged(path: &Path, words: &str, times: usize) {
+    until(words, SOON, || {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        (text.lines().filter(|line| line.contains(words)).count() >= times).then_some(())
+    });
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let router = Router::on(Engine::Portable).option("--log-file", "/nowhere/router.log");
+    let (status, said) = router.fails();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.contains("/nowhere/router.log"), "{said}");
 }
 
 #[test]

@@ -207,6 +207,11 @@ pub struct Options {
     #[arg(long, env = "ROUTER_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
+    /// Append the log and the workers' output to this file; SIGUSR1 opens it again
+    /// [default: stderr and stdout]
+    #[arg(long, env = "ROUTER_LOG_FILE", value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+
     /// Say why, too; twice: say everything
     #[arg(short, long, env = "ROUTER_VERBOSE", action = ArgAction::Count)]
     pub verbose: u8,

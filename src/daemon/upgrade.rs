@@ -170,6 +170,13 @@ pub enum Inherited {
     State(Box<State>, Descriptors),
 }
 
+/// Whether this process only shows that it could take over: what it says is for the one that asks.
+#[must_use]
+pub fn is_trial() -> bool {
+    let value = std::env::var_os(VARIABLE);
+    value.is_some_and(|value| value.as_encoded_bytes().starts_with(b"trial:"))
+}
+
 /// Reads what a router before this one has left.
 ///
 /// # Errors

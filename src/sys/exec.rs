@@ -13,7 +13,9 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
 use nix::unistd::execve;
 
 /// Signals that tell a process that it has failed: they are never held back.
@@ -80,6 +82,19 @@ pub fn hold_signals() -> io::Result<()> {
     let mut all = SigSet::all();
     FAULTS.into_iter().for_each(|fault| all.remove(fault));
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)?)
+}
+
+/// Has a signal do nothing until there is a handler for it, instead of ending the process. Programs
+/// that this one starts have it as before: a handler, unlike `SIG_IGN`, ends with the exec.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn outlive(signal: Signal) -> io::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, which is safe at any point of any thread.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
 }
 
 /// Lets all signals through again.
