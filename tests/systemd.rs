@@ -5,7 +5,7 @@ use crate::both_engines;
 use crate::harness::http::request;
 use crate::harness::process::fds;
 use crate::harness::router::Builder;
-use crate::harness::{Connection, Engine, Router, SOON, TempDir, binary, until};
+use crate::harness::{Connection, Engine, Router, SOON, TempDir, binary, repository, until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -118,6 +118,20 @@ both_engines! {
             .start();
         assert!(has(router.pid(), socket.as_raw_fd()));
         served(port);
+    }
+
+    fn any_address_is_what_the_manager_means_by_a_port_alone(engine) {
+        let socket = TcpListener::bind("[::]:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let mut router = Router::on(engine).listen(&format!(":{port}")).socket(&socket).start();
+        assert!(has(router.pid(), socket.as_raw_fd()));
+        served(port);
+        router.stop();
+        // The application names a port, and no address.
+        let plain = repository().join("tests/node/apps/plain/http.js");
+        let own = Router::on(engine).path(&plain).no_listen().env("PORT", port).socket(&socket).start();
+        assert!(has(own.pid(), socket.as_raw_fd()));
+        assert_eq!(Connection::tcp(port).get("/no/such/page").status, 404, "the application's");
     }
 
     fn for_an_application_that_never_listens_it_is_the_pool(engine) {
