@@ -112,6 +112,12 @@ both_engines! {
         for connection in &mut held {
             connection.send("GET /?ms=2000 HTTP/1.1\r\nHost: x\r\n\r\n");
         }
+        // Both have their places before the third comes.
+        let holds = router.log.find(SOON, |lines| {
+            let said = lines.iter().filter_map(|line| line.worker_output());
+            (said.filter(|said| said.contains("holds")).count() == 2).then_some(())
+        });
+        holds.expect("both workers are full");
         let mut waiting = Connection::tcp(port);
         let before = cpu_time(router.pid());
         waiting.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");

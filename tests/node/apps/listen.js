@@ -17,6 +17,7 @@ JSON.parse(process.env.LISTEN || '[0]').forEach((where, index) => {
       // The answer goes out first: disconnect waits for open connections.
       res.on('finish', () => cluster.worker.disconnect());
     }
+    if (url.searchParams.has('ms')) say({ holds: index });
     const answer = JSON.stringify({ pid: process.pid, index, url: req.url, worker: cluster.worker.id });
     setTimeout(() => res.end(answer), +url.searchParams.get('ms'));
   });
