@@ -120,6 +120,13 @@ both_engines! {
         served(port);
     }
 
+    fn an_address_of_ipv4_is_any_address_too(engine) {
+        let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let router = Router::on(engine).listen(&format!(":{port}")).socket(&socket).start();
+        assert!(router.pids().contains(&Connection::tcp(port).get("/pid").pid()));
+    }
+
     fn any_address_is_what_the_manager_means_by_a_port_alone(engine) {
         let socket = TcpListener::bind("[::]:0").unwrap();
         let port = socket.local_addr().unwrap().port();

@@ -195,7 +195,8 @@ impl Listeners {
                 for address in addresses {
                     let listener = self.listener(Kind::Pool);
                     let origin = Some(address.to_string());
-                    let passed = self.find(|passed| passed.address() == Some(*address));
+                    let passed =
+                        self.find(|passed| passed.address().is_some_and(|at| means(at, *address)));
                     let opened = if passed.is_empty() {
                         self.open_tcp(listener, *address, false, origin)
                     } else {
@@ -601,6 +602,13 @@ impl Listeners {
             },
         );
     }
+}
+
+/// Whether a socket at `passed` is what `--listen` means by `asked`: "any address" is IPv6's on one
+/// host and IPv4's on another, and the manager may have chosen as the router would not.
+fn means(passed: SocketAddr, asked: SocketAddr) -> bool {
+    let any = |address: SocketAddr| address.ip().is_unspecified();
+    passed == asked || passed.port() == asked.port() && any(passed) && any(asked)
 }
 
 /// Whether a socket that was passed is what an application means by this address.
