@@ -36,7 +36,7 @@ use crate::shard::ring::Mail;
 use crate::shard::{self, Descriptors, Engine, Portion, Report, Shared};
 use crate::supervisor::output;
 use crate::supervisor::{self, Ended, Outcome, Part};
-use crate::sys::process;
+use crate::sys::{exec, process};
 
 /// Signs of life of a worker in the time after which it is taken for hung.
 const BEATS: u32 = 4;
@@ -81,18 +81,47 @@ pub enum DaemonError {
     Workers(String),
 }
 
-/// Runs the app until it is stopped.
+impl DaemonError {
+    /// Whether it is for the operator to put right: to start once more would end in the same way.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Plan(_) | Self::Activation(_))
+    }
+}
+
+/// The descriptors that were left open for this process by whoever started it.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// By a router.
+    inherited: Inherited,
+    /// By a service manager.
+    passed: Vec<Passed>,
+}
+
+/// Takes them, so that no program that this one starts has them, or is told of them. Must come
+/// before anything opens descriptors or starts a thread, and once.
 ///
 /// # Errors
-/// It could not start as asked, or could not go on.
-pub fn run(mut config: Config) -> Result<ExitCode, DaemonError> {
+/// They are not what the environment says.
+pub fn inherit() -> Result<Inheritance, DaemonError> {
     let inherited = upgrade::inherited()?;
-    // Before anything else opens descriptors. After an upgrade the pid is the same and the variables
-    // say the same: what they speak of is part of the state then.
+    // After an upgrade the pid is the same, and a router that did not remove the variables has left
+    // them: what they speak of is part of the state then.
     let passed = match inherited {
         Inherited::Nothing => activation::take()?,
         Inherited::Trial(_) | Inherited::State(..) => Vec::new(),
     };
+    exec::forget(&activation::VARIABLES)
+        .map_err(|reason| DaemonError::System { what: "the LISTEN_ variables", reason })?;
+    Ok(Inheritance { inherited, passed })
+}
+
+/// Runs the app until it is stopped.
+///
+/// # Errors
+/// It could not start as asked, or could not go on.
+pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, DaemonError> {
+    let Inheritance { inherited, passed } = inheritance;
     if let Err(error) = process::raise_fd_limit() {
         tracing::warn!(%error, "the limit on file descriptors stays as it is");
     }

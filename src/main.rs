@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use router::config::{LogFormat, Verbosity};
+use router::daemon::{DaemonError, Inheritance};
 use router::supervisor::output::{self, LogWriter, Stream, printer};
 use router::{cli, daemon, sys};
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 /// How long the last lines may take to be written.
 const FLUSH: Duration = Duration::from_millis(300);
 
+/// The exit code for what may be better next time.
+const FAILURE: u8 = 1;
 /// The exit code for what the operator has to put right.
 const USAGE: u8 = 2;
 
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     if sys::exec::outlive(Signal::SIGUSR1).is_err() {
         return ExitCode::FAILURE;
     }
+    // And before any program is started that would have what was left open for this one.
+    let inheritance = daemon::inherit();
     let options = match cli::parse(std::env::args_os()) {
         Ok(options) => options,
         Err(error) => {
@@ -44,18 +49,25 @@ fn main() -> ExitCode {
         printer().flush(FLUSH);
         return code;
     }
-    let code = match cli::resolve(&options, sys::cpu::usable_cores()) {
-        Err(error) => fail(format, &format!("{error:#}"), ExitCode::from(USAGE)),
-        Ok(config) => match daemon::run(config) {
-            Ok(code) => code,
-            Err(error @ daemon::DaemonError::Plan(_)) => {
-                fail(format, &error.to_string(), ExitCode::from(USAGE))
-            }
-            Err(error) => fail(format, &error.to_string(), ExitCode::FAILURE),
-        },
-    };
+    let code = start(&options, inheritance).unwrap_or_else(|(paragraph, code)| {
+        let code = ExitCode::from(code);
+        fail(format, &paragraph, code)
+    });
     printer().flush(FLUSH);
     code
+}
+
+/// Runs the daemon; or says why not, and with which exit code.
+fn start(
+    options: &cli::Options,
+    inheritance: Result<Inheritance, DaemonError>,
+) -> Result<ExitCode, (String, u8)> {
+    let paragraph =
+        |error: DaemonError| (error.to_string(), if error.is_usage() { USAGE } else { FAILURE });
+    let inheritance = inheritance.map_err(paragraph)?;
+    let config = cli::resolve(options, sys::cpu::usable_cores())
+        .map_err(|error| (format!("{error:#}"), USAGE))?;
+    daemon::run(config, inheritance).map_err(paragraph)
 }
 
 /// Has everything go to this file from now on. What the trial of an upgrade says is for the router

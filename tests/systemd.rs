@@ -5,8 +5,11 @@ use crate::both_engines;
 use crate::harness::http::request;
 use crate::harness::process::fds;
 use crate::harness::router::Builder;
-use crate::harness::{Connection, Engine, Router, SOON, TempDir, binary, repository, until};
+use crate::harness::{
+    Connection, Engine, Router, SOON, TempDir, binary, fixture, repository, until,
+};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -107,6 +110,40 @@ both_engines! {
             assert_eq!(Connection::tcp(port).get(&target).text(), "", "{name}");
         }
         assert!(router.pids().into_iter().all(|pid| !has(pid, socket.as_raw_fd())));
+    }
+
+    fn a_program_that_reads_the_settings_has_it_neither(engine) {
+        let (socket, port) = socket();
+        let directory = TempDir::new();
+        let seen = directory.path().join("seen");
+        let file = directory.write("ecosystem.config.js", &format!(
+            "const {{ readdirSync, readlinkSync, appendFileSync }} = require('fs');\n\
+             const link = (fd) => {{ try {{ return readlinkSync(`/proc/self/fd/${{fd}}`); }} catch {{}} }};\n\
+             const names = Object.keys(process.env).filter((name) => name.startsWith('LISTEN_'));\n\
+             const open = readdirSync('/proc/self/fd').map(link);\n\
+             appendFileSync({seen:?}, JSON.stringify({{ names, open }}) + '\\n');\n\
+             module.exports = {{ script: {script:?} }};\n",
+            script = fixture("sticky"),
+        ));
+        let router = Router::on(engine)
+            .path(&file)
+            .listen(&format!("127.0.0.1:{port}"))
+            .socket(&socket)
+            .env("LISTEN_FDNAMES", "http")
+            .start();
+        // Once more for the trial, and for the router after it, which have every socket there is.
+        router.signal(Signal::SIGUSR2);
+        router.event("upgraded");
+        served(port);
+        let text = fs::read_to_string(&seen).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        for line in text.lines() {
+            let seen: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(seen["names"], json!([]));
+            let open = seen["open"].as_array().unwrap().iter().filter_map(Value::as_str);
+            let sockets: Vec<_> = open.filter(|target| target.starts_with("socket:")).collect();
+            assert!(sockets.is_empty(), "{sockets:?}");
+        }
     }
 
     fn what_listen_names_is_the_passed_one(engine) {
@@ -347,7 +384,7 @@ fn what_cannot_be_listened_on_is_named() {
     let datagram = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = datagram.local_addr().unwrap().to_string();
     let (status, said) = steady(Engine::Portable).socket(&datagram).fails();
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2));
     assert!(said.contains("descriptor 3") && said.contains(&address), "{said}");
     assert!(said.contains("not a stream socket"), "{said}");
 }

@@ -15,16 +15,9 @@ use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
 /// Variables that speak to the router itself: from the service manager, and from the router before
-/// it in the same process.
-const NEVER_INHERITED: [&str; 7] = [
-    "ROUTER_INHERIT",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
+/// it in the same process. Those about sockets it has removed from its own environment.
+const NEVER_INHERITED: [&str; 4] =
+    ["ROUTER_INHERIT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// A started worker.
 #[derive(Debug)]

@@ -49,6 +49,26 @@ pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Removes variables from this process's environment: no program that it starts has them.
+///
+/// # Errors
+/// This process has other threads, which might be reading them; or /proc is not there.
+pub fn forget(variables: &[&str]) -> io::Result<()> {
+    if variables.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Ok(());
+    }
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("{threads} threads may be reading them")));
+    }
+    for name in variables {
+        // SAFETY: nobody else may read or write the environment meanwhile, and nobody does: this
+        // is the only thread, as just counted, and no other could be started but by this one.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
 /// Replaces this process. Returns only when that was not possible.
 ///
 /// # Errors
@@ -165,6 +185,18 @@ mod tests {
         for number in [1, 1 << 20] {
             inherit(number).expect_err("nobody has left it");
         }
+    }
+
+    #[test]
+    fn variables_are_not_removed_where_other_threads_may_read_them() {
+        let wait = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| wait.wait());
+            forget(&["PATH", "NOT_SET"]).expect_err("there is another thread");
+            wait.wait();
+        });
+        assert!(std::env::var_os("PATH").is_some());
+        forget(&["NOT_SET"]).expect("there is nothing to do");
     }
 
     #[test]
