@@ -185,6 +185,15 @@ both_engines! {
         served(port);
     }
 
+    fn what_nobody_asks_for_is_named(engine) {
+        let (socket, port) = socket();
+        let router = Router::on(engine).socket(&socket).env("LISTEN_FDNAMES", "spare").start();
+        let named = "nobody listens on a socket that was passed: its clients wait";
+        let line = router.event(named);
+        assert_eq!(line.string("name"), Some("spare"));
+        assert_eq!(line.string("address"), Some(&*format!("127.0.0.1:{port}")));
+    }
+
     fn the_next_router_serves_the_same_socket(engine) {
         let (socket, port) = socket();
         for _ in 0..2 {
@@ -383,8 +392,10 @@ fn what_was_passed_to_another_process_is_left_alone() {
 fn what_cannot_be_listened_on_is_named() {
     let datagram = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = datagram.local_addr().unwrap().to_string();
-    let (status, said) = steady(Engine::Portable).socket(&datagram).fails();
+    let router = steady(Engine::Portable).socket(&datagram).env("LISTEN_FDNAMES", "chat.socket");
+    let (status, said) = router.fails();
     assert_eq!(status.code(), Some(2));
-    assert!(said.contains("descriptor 3") && said.contains(&address), "{said}");
+    assert!(said.contains("descriptor 3 \\\"chat.socket\\\" ("), "{said}");
+    assert!(said.contains(&address), "{said}");
     assert!(said.contains("not a stream socket"), "{said}");
 }

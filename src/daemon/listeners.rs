@@ -163,14 +163,15 @@ impl Listeners {
     /// The service manager's sockets, for the places that are asked for from now on.
     pub fn give(&mut self, passed: Vec<Passed>) {
         for socket in &passed {
-            tracing::info!(address = socket.name(), "a socket was passed");
+            let name = socket.name();
+            tracing::info!(address = socket.place(), name, "a socket was passed");
         }
         self.passed.extend(passed);
     }
 
     /// What was passed and serves nobody: its clients would wait for ever.
-    pub fn unused(&self) -> impl Iterator<Item = String> {
-        self.passed.iter().map(Passed::name)
+    pub fn unused(&self) -> impl Iterator<Item = &Passed> {
+        self.passed.iter()
     }
 
     /// Opens a place of the router's own, for all workers.
@@ -223,7 +224,7 @@ impl Listeners {
             return self.open_pool(&Address::any(port));
         }
         for socket in passed {
-            let (name, listener) = (socket.name(), self.listener(Kind::Pool));
+            let (name, listener) = (socket.place(), self.listener(Kind::Pool));
             self.open_passed(listener, vec![socket], None)
                 .map_err(|error| ListenError::new(name, error))?;
         }
@@ -556,7 +557,7 @@ impl Listeners {
             post(&self.shared, shard, Mail::Listen { listener: Arc::clone(&listener), socket });
         }
         for one in &passed {
-            tracing::info!(address = one.name(), passed = true, "listening");
+            tracing::info!(address = one.place(), passed = true, "listening");
         }
         let sockets = passed.into_iter().map(|one| one.socket).collect();
         let place = Place {

@@ -230,9 +230,10 @@ impl DataPlane for Plane {
         self.notify.borrow_mut().stands(standing);
         // By now everybody has asked for what he wants.
         if standing.ready == standing.wanted && !std::mem::replace(&mut self.complete, true) {
-            for address in self.listeners.borrow().unused() {
+            for socket in self.listeners.borrow().unused() {
                 tracing::warn!(
-                    address,
+                    address = socket.place(),
+                    name = socket.name(),
                     "nobody listens on a socket that was passed: its clients wait"
                 );
             }
