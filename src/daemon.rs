@@ -336,9 +336,11 @@ impl Control<'_> {
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
             never = self.upgrades(asked, &mut trial) => match never {},
             never = self.lives() => match never {},
+            never = notify::make_reports(Rc::clone(notify)) => match never {},
             never = reopen_logs(moved) => match never {},
         };
         passing.abort();
+        notify.borrow_mut().last_report(clock());
         match ended {
             Ok(Ended::Frozen(frozen)) => {
                 let trial = trial.ok_or_else(|| DaemonError::Shard("frozen by nobody".into()))?;

@@ -6,7 +6,7 @@ use crate::harness::http::request;
 use crate::harness::process::fds;
 use crate::harness::router::Builder;
 use crate::harness::{
-    Connection, Engine, Router, SOON, TempDir, binary, fixture, repository, until,
+    Connection, Engine, Router, SOON, Session, TempDir, binary, fixture, repository, until,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -272,6 +272,19 @@ both_engines! {
         assert!(manager.said.iter().any(|said| said.starts_with("MONOTONIC_USEC=")));
         router.stop();
         assert_eq!(manager.states(), ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
+    }
+
+    fn whoever_drains_is_in_the_status(engine) {
+        let mut manager = Manager::new();
+        let router = manager.service(Router::on(engine)).workers(1).start();
+        manager.hears("STATUS=1 of 1 workers ready", 1);
+        let session = Session::open(router.port()).unwrap();
+        session.join().unwrap();
+        router.signal(Signal::SIGHUP);
+        manager.hears("STATUS=1 of 1 workers ready, 1 draining", 1);
+        // Engine.IO's close: the only session.
+        session.post("1").unwrap();
+        manager.hears("STATUS=1 of 1 workers ready", 2);
     }
 
     fn a_reload_that_fails_is_over_too(engine) {

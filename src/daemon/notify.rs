@@ -12,19 +12,21 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::shards::post;
+use super::shards::{clock, post};
 use crate::shard::Shared;
 use crate::shard::ring::Mail;
 use crate::supervisor::Standing;
-use crate::sys::clock;
+use crate::sys::clock::monotonic;
 
 /// How long the control thread waits for a manager that does not read.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The time between two reports on how the workers stand. What changes sooner is held back.
+const STATUS_GAP: Duration = Duration::from_secs(1);
 /// How often it is looked whether the shards have answered.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -38,17 +40,12 @@ pub struct Told {
 }
 
 impl Told {
-    /// How the workers stand: what there is to say about it.
+    /// How the workers stand: what there is to say at once.
     fn stands(&mut self, standing: Standing) -> Vec<String> {
         let before = self.clone();
         self.ready |= standing.ready > 0;
         self.reloading = standing.reloading;
-        let mut words = self.since(&before);
-        if !self.stopping {
-            let Standing { ready, wanted, .. } = standing;
-            words.push(format!("STATUS={ready} of {wanted} workers ready"));
-        }
-        words
+        self.since(&before)
     }
 
     fn upgrades(&mut self, upgrading: bool) -> Vec<String> {
@@ -84,11 +81,55 @@ impl Told {
     }
 }
 
+/// The reports on how the workers stand: at most one within [`STATUS_GAP`], and the last of them in
+/// any case.
+#[derive(Debug, Default)]
+struct Reports {
+    /// The last one, and when it was made.
+    made: Option<(Instant, String)>,
+    /// What is still to be reported; not what was reported last.
+    held: Option<String>,
+}
+
+impl Reports {
+    /// In place of what was held.
+    fn hold(&mut self, standing: Standing) {
+        let Standing { ready, wanted, draining, .. } = standing;
+        let draining = if draining > 0 { format!(", {draining} draining") } else { String::new() };
+        let report = format!("STATUS={ready} of {wanted} workers ready{draining}");
+        let known = self.made.as_ref().is_some_and(|(_, made)| *made == report);
+        self.held = (!known).then_some(report);
+    }
+
+    /// For how long what is held must still wait; `None`: nothing is.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        self.held.as_ref()?;
+        let past = self.made.as_ref().map_or(STATUS_GAP, |(at, _)| now.duration_since(*at));
+        Some(STATUS_GAP.saturating_sub(past))
+    }
+
+    /// What is to be reported now.
+    fn take(&mut self, now: Instant) -> Option<String> {
+        let due = self.wait(now)?.is_zero();
+        if due { self.take_early(now) } else { None }
+    }
+
+    /// What is held, for there will be no other time for it.
+    fn take_early(&mut self, now: Instant) -> Option<String> {
+        let report = self.held.take()?;
+        self.made = Some((now, report.clone()));
+        Some(report)
+    }
+}
+
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
     told: Told,
+    reports: Reports,
+    /// Wakes [`make_reports`] up.
+    held: Rc<tokio::sync::Notify>,
     /// The last message could not be sent: said once.
     failing: bool,
 }
@@ -109,7 +150,12 @@ impl Notifier {
                 None
             }
         });
-        Rc::new(RefCell::new(Self { manager, told, failing: false }))
+        Self::new(manager, told)
+    }
+
+    fn new(manager: Option<(UnixDatagram, SocketAddr)>, told: Told) -> Notify {
+        let (reports, held) = (Reports::default(), Rc::default());
+        Rc::new(RefCell::new(Self { manager, told, reports, held, failing: false }))
     }
 
     /// What the manager knows.
@@ -119,9 +165,27 @@ impl Notifier {
     }
 
     /// How the workers stand.
-    pub fn stands(&mut self, standing: Standing) {
-        let words = self.told.stands(standing);
+    pub fn stands(&mut self, standing: Standing, now: Instant) {
+        let mut words = self.told.stands(standing);
+        if !self.told.stopping {
+            self.reports.hold(standing);
+            words.extend(self.reports.take(now));
+            self.held.notify_one();
+        }
         self.say(words);
+    }
+
+    /// Makes the report that is due; says when to look for the next, if there will be one.
+    fn report(&mut self, now: Instant) -> Option<Duration> {
+        let report = self.reports.take(now);
+        self.say(report.into_iter().collect());
+        self.reports.wait(now)
+    }
+
+    /// There will be no more reports: makes the one that was held back.
+    pub fn last_report(&mut self, now: Instant) {
+        let report = self.reports.take_early(now);
+        self.say(report.into_iter().collect());
     }
 
     /// An upgrade begins, or is over, done or not.
@@ -131,7 +195,8 @@ impl Notifier {
     }
 
     /// The router is to end.
-    pub fn stops(&mut self) {
+    pub fn stops(&mut self, now: Instant) {
+        self.last_report(now);
         let words = self.told.stops();
         self.say(words);
     }
@@ -141,7 +206,7 @@ impl Notifier {
             return;
         }
         if words.iter().any(|word| word == "RELOADING=1") {
-            match clock::monotonic() {
+            match monotonic() {
                 Ok(now) => words.push(format!("MONOTONIC_USEC={}", now.as_micros())),
                 Err(error) => tracing::warn!(%error, "the reload is announced without its time"),
             }
@@ -189,6 +254,18 @@ fn limit(microseconds: Option<String>, pid: Option<String>, ours: u32) -> Option
     (!limit.is_zero()).then_some(limit)
 }
 
+/// Makes the reports that were held back, each when its time has come.
+pub async fn make_reports(notify: Notify) -> Infallible {
+    let held = Rc::clone(&notify.borrow().held);
+    loop {
+        let wait = notify.borrow_mut().report(clock());
+        match wait {
+            Some(wait) => sleep(wait).await,
+            None => held.notified().await,
+        }
+    }
+}
+
 /// Gives the sign of life twice within `limit`, each time after every shard has taken a piece of mail
 /// and this thread has come to look for it.
 pub async fn feed(notify: Notify, shared: &Shared, limit: Duration) -> Infallible {
@@ -217,7 +294,6 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::super::shards::clock;
     use super::*;
     use crate::route::balance::Balance;
     use crate::shard::ring::Mailbox;
@@ -225,7 +301,17 @@ mod tests {
     use crate::sys::wake::Wake;
 
     const fn standing(ready: usize, reloading: bool) -> Standing {
-        Standing { ready, wanted: 2, reloading }
+        Standing { ready, draining: 0, wanted: 2, reloading }
+    }
+
+    /// A manager of this test's own, and the way to it.
+    fn manager(test: &str) -> (UnixDatagram, Notify) {
+        let name = format!("router-test-{}-{test}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("short");
+        let manager = UnixDatagram::bind_addr(&address).expect("nobody else's");
+        manager.set_nonblocking(true).expect("ours");
+        let reached = reach(&format!("@{name}").into()).expect("it is there");
+        (manager, Notifier::new(Some(reached), Told::default()))
     }
 
     /// Of two shards that nobody runs.
@@ -245,20 +331,74 @@ mod tests {
     #[test]
     fn ready_is_said_once_and_after_each_reload() {
         let mut told = Told::default();
-        let status = |ready| format!("STATUS={ready} of 2 workers ready");
-        assert_eq!(told.stands(standing(0, false)), [status(0)]);
-        assert_eq!(told.stands(standing(1, false)), ["READY=1".to_owned(), status(1)]);
-        assert_eq!(told.stands(standing(2, false)), [status(2)]);
-        assert_eq!(told.stands(standing(2, true)), ["RELOADING=1".to_owned(), status(2)]);
+        assert!(told.stands(standing(0, false)).is_empty());
+        assert_eq!(told.stands(standing(1, false)), ["READY=1"]);
+        assert!(told.stands(standing(2, false)).is_empty());
+        assert_eq!(told.stands(standing(2, true)), ["RELOADING=1"]);
         // An upgrade in the midst of a reload: all of it is one to the manager.
         assert!(told.upgrades(true).is_empty());
-        assert_eq!(told.stands(standing(2, false)), [status(2)]);
+        assert!(told.stands(standing(2, false)).is_empty());
         assert_eq!(told.upgrades(false), ["READY=1"]);
         assert!(told.upgrades(false).is_empty());
         assert_eq!(told.upgrades(true), ["RELOADING=1"]);
         assert_eq!(told.stops(), ["STOPPING=1"]);
         assert!(told.stops().is_empty() && told.upgrades(false).is_empty());
         assert!(told.stands(standing(0, false)).is_empty());
+    }
+
+    #[test]
+    fn reports_keep_their_distance_and_the_last_is_made() {
+        let start = clock();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut reports = Reports::default();
+        assert_eq!((reports.wait(start), reports.take(start)), (None, None));
+        reports.hold(standing(0, false));
+        assert_eq!(reports.take(start).as_deref(), Some("STATUS=0 of 2 workers ready"));
+        reports.hold(standing(1, false));
+        assert_eq!(reports.take(ms(200)), None);
+        assert_eq!(reports.wait(ms(200)), Some(Duration::from_millis(800)));
+        reports.hold(Standing { draining: 3, ..standing(2, false) });
+        assert_eq!(reports.take(ms(999)), None);
+        let last = "STATUS=2 of 2 workers ready, 3 draining";
+        assert_eq!(reports.take(ms(1000)).as_deref(), Some(last));
+        assert_eq!((reports.wait(ms(1000)), reports.take(ms(5000))), (None, None));
+        // There and back again is nothing to report.
+        reports.hold(standing(1, false));
+        reports.hold(Standing { draining: 3, ..standing(2, false) });
+        assert_eq!((reports.wait(ms(1500)), reports.take_early(ms(1500))), (None, None));
+        reports.hold(standing(2, false));
+        assert_eq!(reports.take(ms(1500)), None);
+        let early = reports.take_early(ms(1500));
+        assert_eq!(early.as_deref(), Some("STATUS=2 of 2 workers ready"));
+        assert_eq!(reports.wait(ms(1500)), None);
+    }
+
+    #[test]
+    fn what_was_held_back_is_reported_in_time_or_at_the_end() {
+        let (manager, notify) = manager("reports");
+        let heard = || {
+            let mut text = [0; 99];
+            let length = manager.recv(&mut text).ok()?;
+            Some(String::from_utf8_lossy(&text[..length]).into_owned())
+        };
+        let start = clock();
+        let stands = |ready| notify.borrow_mut().stands(standing(ready, false), start);
+        stands(0);
+        assert_eq!(heard().as_deref(), Some("STATUS=0 of 2 workers ready"));
+        stands(1);
+        assert_eq!(heard().as_deref(), Some("READY=1"));
+        assert_eq!(notify.borrow_mut().report(start), Some(STATUS_GAP));
+        assert_eq!(heard(), None);
+        assert_eq!(notify.borrow_mut().report(start + STATUS_GAP), None);
+        assert_eq!(heard().as_deref(), Some("STATUS=1 of 2 workers ready"));
+        stands(2);
+        assert_eq!(heard(), None);
+        notify.borrow_mut().stops(start);
+        assert_eq!(heard().as_deref(), Some("STATUS=2 of 2 workers ready"));
+        assert_eq!(heard().as_deref(), Some("STOPPING=1"));
+        stands(0);
+        notify.borrow_mut().last_report(start);
+        assert_eq!(heard(), None);
     }
 
     #[test]
@@ -284,13 +424,7 @@ mod tests {
     async fn it_is_fed_only_when_every_shard_answers() {
         const LIMIT: Duration = Duration::from_millis(4);
         const LONG: Duration = Duration::from_millis(100);
-        let name = format!("router-test-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).expect("short");
-        let manager = UnixDatagram::bind_addr(&address).expect("nobody else's");
-        manager.set_nonblocking(true).expect("ours");
-        let reached = reach(&format!("@{name}").into()).expect("it is there");
-        let notifier = Notifier { manager: Some(reached), told: Told::default(), failing: false };
-        let notify = Rc::new(RefCell::new(notifier));
+        let (manager, notify) = manager("watchdog");
         let shared = shared();
         shared.beats[0].store(u64::MAX, Ordering::Relaxed);
         let hungry = timeout(LONG, feed(Rc::clone(&notify), &shared, LIMIT)).await;

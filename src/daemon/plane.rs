@@ -221,13 +221,13 @@ impl DataPlane for Plane {
     }
 
     fn stop_accepting(&mut self) {
-        self.notify.borrow_mut().stops();
+        self.notify.borrow_mut().stops(clock());
         self.tell_all(|| Mail::StopAccepting);
         self.listeners.borrow_mut().stop();
     }
 
     fn stands(&mut self, standing: supervisor::Standing) {
-        self.notify.borrow_mut().stands(standing);
+        self.notify.borrow_mut().stands(standing, clock());
         // By now everybody has asked for what he wants.
         if standing.ready == standing.wanted && !std::mem::replace(&mut self.complete, true) {
             for socket in self.listeners.borrow().unused() {

@@ -323,10 +323,11 @@ impl<'a> Fleet<'a> {
 
     /// How the workers stand.
     pub(super) fn standing(&self) -> Standing {
-        let ready = self.stages().filter(|(_, stage)| *stage == Stage::Ready).count();
+        let count = |wanted| self.stages().filter(|(_, stage)| *stage == wanted).count();
+        let (ready, draining) = (count(Stage::Ready), count(Stage::Draining));
         let reload = self.books.reload.as_ref();
         let reloading = reload.is_some_and(|reload| !reload.recycle);
-        Standing { ready, wanted: self.wanted(), reloading }
+        Standing { ready, draining, wanted: self.wanted(), reloading }
     }
 
     /// When [`Self::tick`] has something to do.
@@ -622,7 +623,10 @@ mod tests {
         let actions = story.listens(&mut fleet, id(1, 2));
         assert!(actions.contains(&Action::Tell(News::ReloadDone(2, Duration::ZERO))));
         assert_eq!(fleet.alive(), 4);
+        let standing = Standing { ready: 2, draining: 2, wanted: 2, reloading: false };
+        assert_eq!(fleet.standing(), standing);
         let ends = fleet.feed(id(0, 1), Input::Drained, story.now);
+        assert_eq!(fleet.standing(), Standing { draining: 1, ..standing });
         assert_eq!(ends, [Action::Say(id(0, 1), Note::Drained), Action::Terminate(id(0, 1))]);
         fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
         assert_eq!(fleet.alive(), 3);

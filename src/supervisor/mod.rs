@@ -125,6 +125,8 @@ pub trait DataPlane {
 pub struct Standing {
     /// So many are ready.
     pub ready: usize,
+    /// So many more only keep the sessions they have.
+    pub draining: usize,
     /// So many shall be.
     pub wanted: usize,
     /// They are being replaced, because somebody has asked for a reload.
