@@ -9,6 +9,7 @@
 //! | `wake` | an eventfd |
 //! | `process` | fork, exec, reap |
 //! | `pidfd` | one process, whatever becomes of its pid |
+//! | `keeper` | a second process on the same descriptors |
 //! | `exec` | one program after another in one process |
 //! | `clock` | the clock that all programs on the host read |
 //! | `cpu` | which cores there are, and pinning to one |
@@ -17,6 +18,7 @@
 pub mod clock;
 pub mod cpu;
 pub mod exec;
+pub mod keeper;
 pub mod pidfd;
 pub mod process;
 pub mod scm;

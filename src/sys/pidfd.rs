@@ -5,8 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// One process, alive or ended. Poll it for readability to learn of the end.
 #[derive(Debug)]
@@ -32,18 +35,52 @@ impl PidFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Waits for the process's end, in the context of a tokio runtime. What it gives keeps a share of
+    /// the descriptor, not a borrow.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn end(&self) -> io::Result<impl Future<Output = ()> + use<>> {
+        let share = self.0.try_clone()?;
+        // SAFETY: an `OwnedFd` has one descriptor for its life, and this one is moved in.
+        let watched = unsafe { AsyncFd::register_with_interest(share, Interest::READABLE) }?;
+        Ok(async move {
+            // An error cannot be told from the end, and is looked at as one.
+            let _ended = watched.readable().await;
+        })
+    }
+
+    /// Whether it has ended, reaped or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut watched = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether it has not ended and been reaped.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has.
+    pub fn probe(&self) -> io::Result<()> {
+        self.signal(0)
+    }
+
     /// Sends a signal to this very process.
     ///
     /// # Errors
     /// As pidfd_send_signal(2); `ESRCH` when it has ended and been reaped.
     pub fn send_signal(&self, signal: Signal) -> io::Result<()> {
+        self.signal(signal as libc::c_int)
+    }
+
+    fn signal(&self, signal: libc::c_int) -> io::Result<()> {
         const NO_FLAGS: libc::c_uint = 0;
         // SAFETY: three integers and a null pointer, which the call takes for "as kill(2) does".
         let returned = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.0.as_raw_fd(),
-                signal as libc::c_int,
+                signal,
                 std::ptr::null::<libc::siginfo_t>(),
                 NO_FLAGS,
             )
@@ -70,7 +107,6 @@ mod tests {
     use std::process::Command;
 
     use nix::errno::Errno;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 

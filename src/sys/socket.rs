@@ -17,6 +17,7 @@ use nix::sys::socket::{
     SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername, getsockname, getsockopt, listen,
     recv, send, setsockopt, shutdown, socket, sockopt,
 };
+use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 
 use super::syscall;
@@ -152,6 +153,14 @@ pub fn adopt_listener(fd: BorrowedFd<'_>, local: &Local) -> io::Result<()> {
         Local::Inet(_) => set_inherited(fd),
         Local::Unix(_) => Ok(()),
     }
+}
+
+/// The kernel's number of a socket: the same for every share of it, in any process.
+///
+/// # Errors
+/// As fstat(2).
+pub fn number(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(fstat(fd)?.st_ino)
 }
 
 /// The address a TCP or UDP socket is bound to.
