@@ -4,10 +4,14 @@
 //! supervisor stops accepting and ends the workers; then the shards end, and the process.
 
 pub mod activation;
+mod attach;
 mod interpreter;
+mod kept;
 pub mod listeners;
 pub mod notify;
 mod plane;
+pub mod roll;
+pub mod runtime;
 mod shards;
 pub mod upgrade;
 
@@ -24,9 +28,13 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::LocalSet;
 
 use self::activation::{ActivationError, Passed};
+use self::attach::Awaited;
+use self::kept::Kept;
 use self::listeners::{ListenError, Listeners};
 use self::notify::{Notifier, Notify};
 use self::plane::Plane;
+use self::roll::{Channels, Roll};
+use self::runtime::{Runtime, RuntimeError};
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
 use crate::config::{self, Config, Plan};
@@ -35,7 +43,7 @@ use crate::shard::frozen::Common;
 use crate::shard::ring::Mail;
 use crate::shard::{self, Descriptors, Engine, Portion, Report, Shared};
 use crate::supervisor::output;
-use crate::supervisor::{self, Ended, Outcome, Part};
+use crate::supervisor::{self, Attach, Ended, Origin, Outcome, Part};
 use crate::sys::{exec, process};
 
 /// Signs of life of a worker in the time after which it is taken for hung.
@@ -70,6 +78,9 @@ pub enum DaemonError {
     /// What was asked for does not go with the interpreter.
     #[error(transparent)]
     Plan(#[from] config::PlanError),
+    /// Where it keeps what must outlive it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// What a router before this one has left.
     #[error(transparent)]
     Inherit(#[from] InheritError),
@@ -134,8 +145,27 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
             return Ok(ExitCode::SUCCESS);
         }
         Inherited::State(state, descriptors) => Start::Inherited(state, descriptors),
-        Inherited::Nothing => Start::Fresh(passed),
+        Inherited::Nothing => Start::Fresh(passed, Kept::default()),
     };
+    let runtime = match &mut start {
+        Start::Inherited(state, descriptors) | Start::Resumed(state, descriptors) => {
+            let (directory, lock) = state.runtime.clone();
+            let lock = descriptors.take(lock).ok_or_else(|| {
+                InheritError::Unreadable(
+                    "the lock of the runtime directory did not cross".to_owned(),
+                )
+            })?;
+            Runtime::inherit(directory, lock)?
+        }
+        Start::Fresh(_, kept) => {
+            let runtime = Runtime::open(&config)?;
+            *kept = Kept::fetch(&runtime);
+            runtime
+        }
+    };
+    let keep = || kept::keeper(&runtime, config.orphan_timeout?);
+    // The only other thread is the one that writes the log.
+    let mut keeper = keep();
     let successor = Successor::of_this_process()
         .map_err(|reason| DaemonError::System { what: "the path of this program", reason })?;
     let shards = shards::count(&config);
@@ -144,22 +174,44 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
     if let Some(notice) = &plan.notice {
         tracing::info!("{notice}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|reason| DaemonError::System { what: "the control thread's runtime", reason })?;
     loop {
-        let lifetime = lifetime(&config, &plan, engine, &successor, start);
-        match LocalSet::new().block_on(&runtime, lifetime)? {
-            Over::Ended(outcome) => match outcome {
-                Outcome::Failed(why) => return Err(DaemonError::Workers(why)),
-                stopped @ Outcome::Stopped => return Ok(stopped.exit_code()),
-            },
-            Over::Frozen(trial, state, descriptors) => {
+        let settings = Lifetime {
+            config: &config,
+            plan: &plan,
+            engine,
+            successor: &successor,
+            runtime: &runtime,
+        };
+        let lifetime = lifetime(settings, start);
+        match LocalSet::new().block_on(&tokio, lifetime) {
+            Ok(Over::Ended(outcome)) => {
+                kept::end(keeper);
+                runtime.clear();
+                return match outcome {
+                    Outcome::Failed(why) => Err(DaemonError::Workers(why)),
+                    stopped @ Outcome::Stopped => Ok(stopped.exit_code()),
+                };
+            }
+            // Workers that live are the next router's.
+            Err(error) => {
+                if !runtime.roll().exists() {
+                    kept::end(keeper);
+                    runtime.clear();
+                }
+                return Err(error);
+            }
+            Ok(Over::Frozen(trial, state, descriptors)) => {
                 output::printer().flush(FLUSH);
+                // The next program gets a descriptor table of its own: what it closes is to be closed.
+                kept::end(keeper.take());
                 // Returns only when it could not be done.
                 let error = trial.exec(&descriptors);
                 tracing::error!(error = error.to_string(), "upgrade failed");
+                keeper = keep();
                 start = Start::Resumed(state, descriptors);
             }
         }
@@ -168,8 +220,8 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
 
 /// What a lifetime of the daemon begins with.
 enum Start {
-    /// With the sockets that the service manager has passed.
-    Fresh(Vec<Passed>),
+    /// With the sockets that the service manager has passed, and the clients of a router that died.
+    Fresh(Vec<Passed>, Kept),
     /// What another process has had in hand.
     Inherited(Box<State>, Descriptors),
     /// What this one has had in hand before an upgrade that failed.
@@ -183,20 +235,25 @@ enum Over {
     Frozen(Box<Trial>, Box<State>, Descriptors),
 }
 
-/// From the shards' start to their end.
-async fn lifetime(
-    config: &Config,
-    plan: &Plan,
+/// What stays the same from one lifetime to the next.
+#[derive(Clone, Copy)]
+struct Lifetime<'a> {
+    config: &'a Config,
+    plan: &'a Plan,
     engine: Engine,
-    successor: &Successor,
-    start: Start,
-) -> Result<Over, DaemonError> {
+    successor: &'a Successor,
+    runtime: &'a Runtime,
+}
+
+/// From the shards' start to their end.
+async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonError> {
+    let Lifetime { config, plan, engine, successor, runtime } = settings;
     let now = clock();
     let upgraded = matches!(start, Start::Inherited(..));
-    let (thawed, mut descriptors, passed) = match start {
-        Start::Fresh(passed) => (None, Descriptors::default(), passed),
+    let (thawed, mut descriptors) = match start {
+        Start::Fresh(passed, kept) => (Err((passed, kept)), Descriptors::default()),
         Start::Inherited(state, descriptors) | Start::Resumed(state, descriptors) => {
-            (Some(state), descriptors, Vec::new())
+            (Ok(state), descriptors)
         }
     };
     let epoch = thawed.as_ref().map_or(now, |state| state.common.epoch(now));
@@ -204,10 +261,10 @@ async fn lifetime(
     let (reports, reported) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::unbounded_channel();
     let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
-    listeners.give(passed);
-    let (portions, frozen, told) = match thawed {
-        Some(state) => {
-            let State { common, plane, listeners: places, mut supervisor, told } = *state;
+    let (portions, before, told) = match thawed {
+        Ok(state) => {
+            let State { common, plane, listeners: places, mut supervisor, told, channels, .. } =
+                *state;
             let hopes = common.thaw(&shared);
             let accept = !supervisor.stopping();
             let places = listeners.thaw(places, &mut descriptors, accept).map_err(|reason| {
@@ -215,34 +272,43 @@ async fn lifetime(
             })?;
             supervisor.unstow(|place| descriptors.take(place));
             let portions = plane.divide(|place| descriptors.take(place), &places, hopes, &shared);
-            (portions, Some(Box::new(supervisor)), told)
+            (portions, Before::Frozen(Box::new(supervisor), channels), told)
         }
-        None => {
+        Err((passed, kept)) => {
+            listeners.give(passed);
             let portions = shared.mailboxes.iter().map(|_| Portion::default());
-            (portions.collect(), None, notify::Told::default())
+            (portions.collect(), Before::Dead(kept), notify::Told::default())
         }
     };
     let notify = Notifier::from_environment(told);
     let threads = shards::start(engine, &shared, &reports, &failures, portions)?;
-    let control = Control { config, plan, shared: &shared, successor, notify: &notify, upgraded };
-    match control.run(listeners, reported, failed, frozen).await {
+    let control =
+        Control { config, plan, shared: &shared, successor, runtime, notify: &notify, upgraded };
+    match control.run(listeners, before, reported, failed).await {
         Ok(Next::Ended(outcome)) => {
             shards::stop(&shared, threads);
             tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
             Ok(Over::Ended(outcome))
         }
-        Ok(Next::Upgrade(mut trial, supervisor, listeners)) => {
+        Ok(Next::Upgrade { mut trial, supervisor, listeners, channels }) => {
             let resting = threads.into_iter().filter_map(|thread| thread.join().ok().flatten());
             let mut descriptors = Descriptors::default();
             let now = clock();
             let plane = shard::freeze(resting.collect(), &mut descriptors, now);
             let mut supervisor = *supervisor;
             supervisor.stow(|pipe| descriptors.add(pipe));
+            let lock = runtime.share().map_err(|reason| DaemonError::System {
+                what: "a share of the runtime directory's lock",
+                reason,
+            })?;
+            let lock = descriptors.add(lock);
             let state = Box::new(State {
                 common: Common::freeze(&shared, now),
                 plane,
                 listeners: listeners.freeze(&mut descriptors),
                 supervisor,
+                runtime: (runtime.directory().to_owned(), lock),
+                channels,
                 told: notify.borrow().told(),
             });
             match trial.show(&state, &descriptors).await {
@@ -252,12 +318,15 @@ async fn lifetime(
                     // It is not to live on beside the router for as long as that goes on.
                     drop(trial);
                     let start = Start::Resumed(state, descriptors);
-                    Box::pin(lifetime(config, plan, engine, successor, start)).await
+                    Box::pin(lifetime(settings, start)).await
                 }
             }
         }
         Err(error) => {
-            shards::stop(&shared, threads);
+            // What the shards that are left have in hand is for the next router, if it can have it.
+            if !runtime.roll().exists() {
+                shards::stop(&shared, threads);
+            }
             Err(error)
         }
     }
@@ -278,7 +347,20 @@ async fn reopen_logs(mut moved: Signal) -> Infallible {
 enum Next {
     Ended(Outcome),
     /// The shards have come to rest, and the supervisor too.
-    Upgrade(Box<Trial>, Box<supervisor::Frozen>, Box<Listeners>),
+    Upgrade {
+        trial: Box<Trial>,
+        supervisor: Box<supervisor::Frozen>,
+        listeners: Box<Listeners>,
+        channels: Channels,
+    },
+}
+
+/// Who was here before.
+enum Before {
+    /// Nobody, or a router that has died, and the clients it had in hand.
+    Dead(Kept),
+    /// Another program, with its workers and their channels.
+    Frozen(Box<supervisor::Frozen>, Channels),
 }
 
 /// The control thread: listeners and supervisor, until the workers have ended or a shard has.
@@ -287,6 +369,7 @@ struct Control<'a> {
     plan: &'a Plan,
     shared: &'a Arc<Shared>,
     successor: &'a Successor,
+    runtime: &'a Runtime,
     notify: &'a Notify,
     /// This program has just taken the process over.
     upgraded: bool,
@@ -296,57 +379,113 @@ impl Control<'_> {
     async fn run(
         &self,
         mut listeners: Listeners,
+        before: Before,
         reported: UnboundedReceiver<Report>,
         mut failed: UnboundedReceiver<String>,
-        frozen: Option<Box<supervisor::Frozen>>,
     ) -> Result<Next, DaemonError> {
-        let Self { config, plan, shared, notify, .. } = self;
+        let Self { config, plan, shared, runtime, notify, .. } = self;
         // Before the supervisor lets signals through.
         let no_signals = |reason| DaemonError::System { what: "signals", reason };
         let asked = signal(SignalKind::user_defined2()).map_err(no_signals)?;
         let moved = signal(SignalKind::user_defined1()).map_err(no_signals)?;
-        if let Some(frozen) = &frozen {
-            if self.upgraded {
-                tracing::info!(workers = frozen.workers(), "upgraded");
+        let mut kept = Kept::default();
+        let (origin, channels) = match before {
+            Before::Frozen(frozen, channels) => {
+                if self.upgraded {
+                    tracing::info!(workers = frozen.workers(), "upgraded");
+                }
+                notify.borrow_mut().upgrades(false);
+                (Origin::Frozen(frozen), channels)
             }
-            notify.borrow_mut().upgrades(false);
-            // The workers and their clients are worth more than a new place.
-            if let Err(error) = listeners.change_pool(&config.listen) {
-                tracing::error!("{error}");
+            Before::Dead(clients) => {
+                kept = clients;
+                match (self.left(), config.orphan_timeout) {
+                    (Some(roll), Some(within)) => {
+                        // Before the first client is accepted.
+                        for left in roll.estate.left().iter().filter(|left| left.has_sessions()) {
+                            shared.roster.await_return(left.worker);
+                        }
+                        listeners.reopen(roll.listeners);
+                        (Origin::Left(roll.estate, within), roll.channels)
+                    }
+                    _ => (Origin::Fresh, Channels::new()),
+                }
             }
-        } else {
+        };
+        if matches!(origin, Origin::Fresh) {
             for address in &config.listen {
                 listeners.open_pool(address)?;
             }
+        } else if let Err(error) = listeners.change_pool(&config.listen) {
+            // The workers and their clients are worth more than a new place.
+            tracing::error!("{error}");
         }
         let listeners = Rc::new(RefCell::new(listeners));
+        let (awaited, kept) = (Rc::new(Awaited::default()), Rc::new(RefCell::new(kept)));
         let (events, happened) = mpsc::unbounded_channel();
-        let pass_on = plane::pass_on(reported, events, Rc::clone(&listeners), Arc::clone(shared));
+        let pass_on = plane::pass_on(
+            reported,
+            events,
+            Rc::clone(&listeners),
+            Arc::clone(shared),
+            Rc::clone(&awaited),
+        );
         let passing = tokio::task::spawn_local(pass_on);
-        let part = plan.preload.then_some(Part {
+        let part = plan.preload.then(|| Part {
+            directory: runtime.preload(),
             lane: plan.lane,
             adapter: config.adapter,
             beat: config.hang_timeout.map(|timeout| timeout / BEATS),
+            attach: config.orphan_timeout.map(|within| Attach {
+                path: runtime.attach(),
+                secret: runtime.secret().to_owned(),
+                within,
+            }),
         });
-        let mut plane = Plane::new(config, plan, shared, &listeners, notify);
+        let mut plane =
+            Plane::new(config, plan, shared, &listeners, notify, &awaited, runtime.roll());
+        if let Origin::Left(estate, _) = &origin {
+            let opened = awaited.open(estate.left(), plan.lane, &mut plane);
+            opened
+                .map_err(|reason| DaemonError::System { what: "the workers' channels", reason })?;
+            for (worker, channel) in channels {
+                plane.pass_unread(worker, kept.borrow_mut().unread(channel));
+            }
+        } else {
+            plane.inherit(channels);
+        }
+        let (secret, path) = (runtime.secret().to_owned(), runtime.attach());
+        let attaching = attach::serve(&path, secret, Rc::clone(&awaited), Rc::clone(&kept))
+            .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let mut trial = None;
         let ended = tokio::select! {
-            ended = supervisor::run(config, part, &mut plane, happened, frozen) => ended
+            ended = supervisor::run(config, part, &mut plane, happened, origin) => ended
                 .map_err(|reason| DaemonError::System { what: "signals", reason }),
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
-            never = self.upgrades(asked, &mut trial) => match never {},
+            never = async {
+                kept::settle(&kept, &awaited, shared, &listeners).await;
+                // What waits for them here does not cross.
+                awaited.are_none().await;
+                self.upgrades(asked, &mut trial).await
+            } => match never {},
             never = self.lives() => match never {},
             never = notify::make_reports(Rc::clone(notify)) => match never {},
             never = reopen_logs(moved) => match never {},
         };
         passing.abort();
+        attaching.abort();
         notify.borrow_mut().last_report(clock());
         match ended {
             Ok(Ended::Frozen(frozen)) => {
                 let trial = trial.ok_or_else(|| DaemonError::Shard("frozen by nobody".into()))?;
-                drop(plane);
+                let channels = plane.channels();
                 let listeners = listeners.replace(Listeners::new(Arc::clone(shared), false));
-                Ok(Next::Upgrade(Box::new(trial), frozen, Box::new(listeners)))
+                Ok(Next::Upgrade {
+                    trial: Box::new(trial),
+                    supervisor: frozen,
+                    listeners: Box::new(listeners),
+                    channels,
+                })
             }
             Ok(Ended::Over(outcome)) => {
                 listeners.borrow_mut().clean_up();
@@ -355,6 +494,19 @@ impl Control<'_> {
             Err(error) => {
                 listeners.borrow_mut().clean_up();
                 Err(error)
+            }
+        }
+    }
+
+    /// What a router that has died has left here.
+    fn left(&self) -> Option<Roll> {
+        match roll::read(&self.runtime.roll(), self.config) {
+            Ok(roll) => roll.filter(|roll| !roll.estate.left().is_empty()),
+            Err(error) => {
+                let path = self.runtime.roll();
+                tracing::error!(path = %path.display(), %error,
+                    "the workers of the router before this one are not taken over");
+                None
             }
         }
     }

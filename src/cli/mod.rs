@@ -129,6 +129,8 @@ fn resolve_in(
         drain_timeout: options.drain_timeout,
         disconnect_over: options.disconnect_over.min(options.drain_timeout),
         hang_timeout: Some(options.hang_timeout).filter(|timeout| !timeout.is_zero() && !inspected),
+        orphan_timeout: Some(options.orphan_timeout).filter(|timeout| !timeout.is_zero()),
+        runtime_dir: options.runtime_dir.as_ref().map(|directory| here.join(directory)),
         log: options.log_format,
         verbosity: options.verbosity(),
     })

@@ -170,6 +170,14 @@ pub struct Options {
     #[arg(long, env = "ROUTER_HANG_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = config::seconds)]
     pub hang_timeout: Duration,
 
+    /// How long workers whose router has died wait for the next one, in seconds; 0: not at all
+    #[arg(long, env = "ROUTER_ORPHAN_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = config::seconds)]
+    pub orphan_timeout: Duration,
+
+    /// Where the router keeps what must outlive it [default: a private directory for this app]
+    #[arg(long, env = "ROUTER_RUNTIME_DIR", value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+
     /// Replace a worker whose resident memory is more than this: bytes, or with K, M, G
     /// [default: never]
     #[arg(long, env = "ROUTER_MAX_MEMORY_RESTART", value_name = "BYTES", value_parser = config::bytes)]

@@ -218,8 +218,9 @@ impl Plan {
     /// Lays the plan over what was asked for: from now on the configuration says what is done.
     pub fn apply(&self, config: &mut Config) {
         config.preload = self.preload;
-        // The preload is what gives the sign of life.
+        // The preload is what gives the sign of life, and what waits for the next router.
         config.hang_timeout = config.hang_timeout.filter(|_| self.preload);
+        config.orphan_timeout = config.orphan_timeout.filter(|_| self.preload);
         config.handoff = if self.lane { config.handoff } else { Handoff::Ipc };
         config.serialization = Some(self.serialization);
         config.app.node_args.clone_from(&self.arguments);

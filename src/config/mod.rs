@@ -16,6 +16,7 @@ mod trust;
 mod words;
 mod workers;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::{Address, AddressError, Resolve};
@@ -41,6 +42,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The last part of the drain, over which the clients that are left are disconnected.
 pub const DISCONNECT_OVER: Duration = Duration::from_secs(10);
+
+/// How long workers wait for another router when theirs has died.
+pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a worker may give no sign of life.
 pub const HANG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,6 +86,11 @@ pub struct Config {
     /// A worker silent for longer is recycled; `None` is never, as without the preload, which is
     /// what gives the sign of life.
     pub hang_timeout: Option<Duration>,
+    /// How long workers that have lost their router wait for the next; `None`: they end with it, as
+    /// they do without the preload.
+    pub orphan_timeout: Option<Duration>,
+    /// Where the router keeps what must outlive it; `None`: a directory of its own choice.
+    pub runtime_dir: Option<PathBuf>,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.
@@ -109,6 +118,8 @@ impl Config {
             drain_timeout: DRAIN_TIMEOUT,
             disconnect_over: DISCONNECT_OVER,
             hang_timeout: Some(HANG_TIMEOUT),
+            orphan_timeout: Some(ORPHAN_TIMEOUT),
+            runtime_dir: None,
             log: LogFormat::Pretty,
             verbosity: Verbosity::Normal,
         }

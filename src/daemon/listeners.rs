@@ -24,7 +24,7 @@ use crate::route::WorkerId;
 use crate::shard::listener::{self, Kind, Listener, ListenerId};
 use crate::shard::ring::{Answer, Mail};
 use crate::shard::{self, Descriptors, Shared};
-use crate::sys::socket::{self, TcpOptions};
+use crate::sys::socket::{self, Local, TcpOptions};
 
 /// libuv's UV_TCP_IPV6ONLY.
 const IPV6_ONLY: i64 = 1;
@@ -67,6 +67,7 @@ struct Place {
     origin: Option<String>,
     /// What its address is; `None` on a Unix socket.
     address: Option<SocketAddr>,
+    v6_only: bool,
     path: Option<PathBuf>,
     users: HashSet<WorkerId>,
     /// Of the first TLS server that listened here.
@@ -79,7 +80,7 @@ struct Place {
 }
 
 /// Every place as it crosses an upgrade.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Frozen {
     places: Vec<FrozenPlace>,
     by_key: Vec<(Key, ListenerId)>,
@@ -94,6 +95,7 @@ struct FrozenPlace {
     listener: listener::Frozen,
     origin: Option<String>,
     address: Option<SocketAddr>,
+    v6_only: bool,
     path: Option<PathBuf>,
     users: Vec<WorkerId>,
     ticket_keys: Option<String>,
@@ -290,6 +292,7 @@ impl Listeners {
             listener: place.listener.freeze(),
             origin: place.origin,
             address: place.address,
+            v6_only: place.v6_only,
             path: place.path,
             users: place.users.into_iter().collect(),
             ticket_keys: place.ticket_keys,
@@ -306,6 +309,66 @@ impl Listeners {
             passed: passed.collect(),
             by_key: self.by_key.into_iter().collect(),
             next_id: self.next_id,
+        }
+    }
+
+    /// The places as another router would have to open them.
+    #[must_use]
+    pub fn roll(&self) -> Frozen {
+        let places = self.places.values().map(|place| FrozenPlace {
+            listener: place.listener.unserved(),
+            origin: place.origin.clone(),
+            address: place.address,
+            v6_only: place.v6_only,
+            path: place.path.clone(),
+            users: Vec::new(),
+            ticket_keys: place.ticket_keys.clone(),
+            sockets: Vec::new(),
+            passed: place.passed,
+        });
+        let mut places: Vec<FrozenPlace> = places.collect();
+        places.sort_unstable_by_key(|place| place.listener.id());
+        let mut by_key: Vec<_> = self.by_key.iter().map(|(key, id)| (key.clone(), *id)).collect();
+        by_key.sort_unstable_by_key(|(_, id)| *id);
+        let (datagram, passed) = (Vec::new(), Vec::new());
+        Frozen { places, by_key, datagram, passed, next_id: self.next_id }
+    }
+
+    /// Opens the places of a router that has died, under the names that its workers know. What
+    /// cannot be opened is left out.
+    pub fn reopen(&mut self, left: Frozen) {
+        self.next_id = left.next_id;
+        for place in left.places {
+            let listener = Arc::new(Listener::thaw(&place.listener));
+            let id = listener.id();
+            let passed = self.find(|passed| match (&place.address, &place.path) {
+                (Some(address), _) => passed.address() == Some(*address),
+                (None, path) => path.is_some() && passed.path() == path.as_deref(),
+            });
+            let opened = match (&place.address, &place.path) {
+                _ if !passed.is_empty() => self.open_passed(listener, passed, place.origin),
+                (Some(address), _) => {
+                    self.open_tcp(listener, *address, place.v6_only, place.origin)
+                }
+                (None, Some(path)) => self.open_unix(listener, path, place.origin),
+                (None, None) => continue,
+            };
+            if let Err(error) = opened {
+                let path = place.path.map(|path| path.display().to_string());
+                tracing::error!(address = ?place.address, path, %error,
+                    "what the workers listened on cannot be listened on again");
+            } else if let Some(opened) = self.places.get_mut(&id) {
+                opened.ticket_keys = place.ticket_keys;
+            }
+        }
+        let places = &self.places;
+        self.by_key = left.by_key.into_iter().filter(|(_, id)| places.contains_key(id)).collect();
+    }
+
+    /// A worker that has come back serves a place.
+    pub fn serves(&mut self, worker: WorkerId, id: ListenerId) {
+        if let Some(place) = self.places.get_mut(&id) {
+            place.users.insert(worker);
         }
     }
 
@@ -342,6 +405,7 @@ impl Listeners {
                     listener,
                     origin: place.origin,
                     address: place.address,
+                    v6_only: place.v6_only,
                     path: place.path,
                     users: place.users.into_iter().collect(),
                     ticket_keys: place.ticket_keys,
@@ -384,6 +448,24 @@ impl Listeners {
             dropped.into_iter().for_each(|id| self.close(id));
         }
         Ok(())
+    }
+
+    /// Where a connection with this address on our side has arrived.
+    #[must_use]
+    pub fn arrival(&self, local: &Local) -> Option<Arc<Listener>> {
+        let is_there = |place: &&Place| match (local, place.address) {
+            (Local::Unix(path), None) => path.is_some() && *path == place.path,
+            (Local::Inet(local), Some(address)) => {
+                let same = local.ip().to_canonical() == address.ip().to_canonical();
+                local.port() == address.port() && (same || address.ip().is_unspecified())
+            }
+            _ => false,
+        };
+        // A place of its own is more than one of any address.
+        let any =
+            |place: &Place| place.address.is_some_and(|address| address.ip().is_unspecified());
+        let places = self.places.values().filter(is_there);
+        places.min_by_key(|place| any(place)).map(|place| Arc::clone(&place.listener))
     }
 
     /// Removes the files of Unix sockets.
@@ -513,7 +595,11 @@ impl Listeners {
         let options = TcpOptions { reuse_port: shards > 1, v6_only };
         let sockets: io::Result<Vec<OwnedFd>> =
             (0..shards).map(|_| socket::listen_tcp(address, options)).collect();
+        let id = listener.id();
         self.add(listener, origin, Some(address), None, sockets?);
+        if let Some(place) = self.places.get_mut(&id) {
+            place.v6_only = v6_only;
+        }
         tracing::info!(%address, "listening");
         Ok(())
     }
@@ -564,6 +650,7 @@ impl Listeners {
             listener,
             origin,
             address,
+            v6_only: false,
             path,
             users: HashSet::new(),
             ticket_keys: None,
@@ -595,6 +682,7 @@ impl Listeners {
                 listener,
                 origin,
                 address,
+                v6_only: false,
                 path,
                 users: HashSet::new(),
                 ticket_keys: None,

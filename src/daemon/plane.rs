@@ -5,14 +5,18 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::attach::Awaited;
 use super::listeners::Listeners;
 use super::notify::Notify;
+use super::roll::{self, Channels};
 use super::shards::{clock, post};
 use crate::config::{self, Config, Plan};
 use crate::ipc::Serialization;
@@ -20,7 +24,7 @@ use crate::route::WorkerId;
 use crate::route::roster::Standing;
 use crate::shard::ring::Mail;
 use crate::shard::{self, Report, Shared};
-use crate::supervisor::{self, ChannelEnd, DataPlane, Event, LanePair};
+use crate::supervisor::{self, ChannelEnd, DataPlane, Estate, Event, LanePair};
 use crate::sys::socket;
 
 /// Send buffer towards a Node that cannot read a frame's length in two pieces: what lies unread
@@ -36,6 +40,7 @@ pub(super) async fn pass_on(
     events: UnboundedSender<Event>,
     listeners: Rc<RefCell<Listeners>>,
     shared: Arc<Shared>,
+    awaited: Rc<Awaited>,
 ) {
     let mut warned = HashSet::new();
     let mut resting = 0;
@@ -77,6 +82,17 @@ pub(super) async fn pass_on(
                 Event::Freeze
             }
             Report::Drained(worker) => Event::Drained(worker),
+            Report::Serves(worker, listener) => {
+                listeners.borrow_mut().serves(worker, listener);
+                continue;
+            }
+            Report::Attached(worker) => {
+                // It has come once and for all.
+                if !awaited.remove(worker) {
+                    continue;
+                }
+                Event::Attached(worker)
+            }
             Report::Warning(worker, text) => {
                 if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
                     tracing::warn!(%worker, "{text}");
@@ -107,6 +123,10 @@ pub(super) struct Plane {
     default_port: u16,
     serialization: Serialization,
     whole_headers: bool,
+    config: Config,
+    awaited: Rc<Awaited>,
+    channels: Channels,
+    roll: roll::Writer,
     /// All workers have been ready at once.
     complete: bool,
 }
@@ -118,6 +138,8 @@ impl Plane {
         shared: &Arc<Shared>,
         listeners: &Rc<RefCell<Listeners>>,
         notify: &Notify,
+        awaited: &Rc<Awaited>,
+        roll: PathBuf,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -126,6 +148,10 @@ impl Plane {
             default_port: config.default_port,
             serialization: serialization(plan.serialization),
             whole_headers: plan.whole_lengths,
+            config: config.clone(),
+            awaited: Rc::clone(awaited),
+            channels: Channels::new(),
+            roll: roll::Writer::new(roll),
             complete: false,
         }
     }
@@ -137,6 +163,24 @@ impl Plane {
     fn tell_all(&self, mail: impl Fn() -> Mail) {
         for shard in 0..self.shared.mailboxes.len() {
             post(&self.shared, shard, mail());
+        }
+    }
+
+    /// The channels of an earlier program's.
+    pub(super) fn inherit(&mut self, channels: Channels) {
+        self.channels = channels;
+    }
+
+    /// The channels there are.
+    pub(super) fn channels(self) -> Channels {
+        self.channels
+    }
+
+    /// What a worker has written to a router that has died goes to the others before what it writes
+    /// from now on.
+    pub(super) fn pass_unread(&self, worker: WorkerId, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.tell(worker, Mail::Unread(worker, bytes));
         }
     }
 
@@ -156,6 +200,9 @@ impl DataPlane for Plane {
             && let Err(error) = socket::set_send_buffer(channel.as_fd(), SMALL_SEND_BUFFER)
         {
             tracing::warn!(%worker, %error, "the channel's send buffer stays as it is");
+        }
+        if let Ok(number) = socket::number(channel.as_fd()) {
+            self.channels.push((worker, number));
         }
         self.shared.roster.set(worker, Standing::Starting);
         if let Some(lane) = lane
@@ -208,6 +255,8 @@ impl DataPlane for Plane {
 
     fn detach(&mut self, worker: WorkerId) {
         self.shared.roster.set_gone(worker);
+        self.awaited.remove(worker);
+        self.channels.retain(|(other, _)| *other != worker);
         self.tell(worker, Mail::Detach(worker));
     }
 
@@ -218,6 +267,11 @@ impl DataPlane for Plane {
     fn open_default_listener(&mut self) -> Result<(), String> {
         let port = self.default_port;
         self.listeners.borrow_mut().open_default(port).map_err(|error| error.to_string())
+    }
+
+    fn bequeath(&mut self, estate: Estate) {
+        let listeners = self.listeners.borrow().roll();
+        self.roll.write(&self.config, estate, self.channels.clone(), listeners);
     }
 
     fn stop_accepting(&mut self) {

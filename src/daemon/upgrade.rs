@@ -34,8 +34,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 
+use super::roll::Channels;
 use super::{listeners, notify};
-use crate::shard::frozen::Common;
+use crate::shard::frozen::{Common, Place};
 use crate::shard::{Descriptors, Frozen};
 use crate::supervisor;
 use crate::sys::exec;
@@ -72,6 +73,10 @@ pub struct State {
     pub listeners: listeners::Frozen,
     /// The workers' lives.
     pub supervisor: supervisor::Frozen,
+    /// The runtime directory, and where its lock lies among the descriptors.
+    pub runtime: (PathBuf, Place),
+    /// Which channels are whose, for the roll.
+    pub channels: Channels,
     /// What the service manager has been told.
     #[serde(default)]
     pub told: notify::Told,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Serialization;
 use super::frame::LENGTH_PREFIX;
 pub use super::packet::{Packet, PacketKind, Uid};
-pub use super::preload::{Returned, Speaks, Word};
+pub use super::preload::{Returned, Serving, Speaks, Word};
 use super::value::{Fields, Scalar, Top};
 use super::{json, packet, preload, reply, v8};
 

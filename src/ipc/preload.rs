@@ -6,6 +6,9 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Deserializer};
+
+use super::message::AddressType;
 use super::value::Text;
 use crate::route::load::LoadReport;
 
@@ -39,6 +42,10 @@ pub enum Word {
     Room,
     /// So many messages of the lane came without their socket.
     Lost(u64),
+    /// A server that has listened through an earlier router.
+    Serving(Serving),
+    /// It has lost an earlier router, and has told this one all it must know.
+    Attached,
     /// Its event loop turns, and there is no other news.
     Beat,
     /// It was to drain, and has no session and no connection left.
@@ -47,6 +54,46 @@ pub enum Word {
     Warn(String),
     /// The socket that comes with this is for another worker, or for another process of this one.
     Return(Returned),
+}
+
+/// A server as an earlier router has known it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Serving {
+    /// As that router has named it.
+    pub key: String,
+    /// As in [`super::message::QueryServer`], where the worker asked for it.
+    #[serde(default)]
+    pub index: i64,
+    /// Likewise.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Likewise.
+    #[serde(default = "no_port")]
+    pub port: i64,
+    /// Likewise, as Node writes it.
+    #[serde(rename = "addressType", deserialize_with = "address_type")]
+    pub address_type: AddressType,
+    /// The port it got.
+    #[serde(default)]
+    pub bound: Option<i64>,
+    /// What it speaks.
+    pub speaks: Speaks,
+}
+
+fn no_port() -> i64 {
+    -1
+}
+
+fn address_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AddressType, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(4) => AddressType::V4,
+            Some(6) => AddressType::V6,
+            Some(-1) => AddressType::Pipe,
+            _ => AddressType::Other,
+        },
+        _ => AddressType::Other,
+    })
 }
 
 /// A connection that a worker gives back.
@@ -61,7 +108,8 @@ pub struct Returned {
 }
 
 /// What a server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Speaks {
     /// HTTP/1 in the clear.
     Http,
@@ -103,6 +151,8 @@ pub(super) fn word(text: &Text<'_>) -> Option<Word> {
             let [opened, closed] = [number()?, number()?];
             Word::Load(LoadReport { utilisation, delay_ms, opened, closed })
         }
+        "serving" => Word::Serving(serde_json::from_str(rest).ok()?),
+        "attached" => Word::Attached,
         "beat" => Word::Beat,
         "drained" => Word::Drained,
         "full" => Word::Full,

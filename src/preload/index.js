@@ -37,7 +37,8 @@ function boot(text) {
 
   const lane = Number.isInteger(worker.lane)
     ? attempt('lane', () => require('./lane').open(worker.lane)) : undefined;
-  router.say(lane ? 'router:hello 1 lane' : 'router:hello 1');
+  if (worker.attach) attempt('life without a router', () => require('./orphan').guard(worker, lane));
+  router.hello(lane !== undefined);
   attempt('servers', () => require('./servers').watch());
   attempt('delivery', () => require('./delivery').listen());
   if (lane) attempt('lane', () => lane.start(require('./delivery').deliver));

@@ -21,7 +21,18 @@ function open(fd) {
   // Node before 20 throws; later ones return.
   if (error) throw new Error(`fd ${fd}: errno ${-error}`);
   pipe.unref();
-  return { start: (deliver) => read(pipe, deliver) };
+  let leave = () => pipe.close();
+  let reading = { ended: false };
+  return {
+    start(deliver) {
+      reading = read(pipe, deliver);
+      leave = reading.leave;
+    },
+    // Nothing more will come: what stood in it when the router died has been read.
+    hasEnded: () => reading.ended,
+    // Another lane is in its place: what still stands in this one is read, then it is closed.
+    leave: () => leave(),
+  };
 }
 
 // Node has no public name for it: a socket that is about to connect to a path has one inside.
@@ -48,19 +59,32 @@ function read(pipe, deliver) {
   wipe();
   pipe.useUserBuffer(bytes);
 
+  const reading = { ended: false, leave };
+  let fresh = false; // A socket came since reading began, or since the end was told.
+  let left = false;
+
   pipe.pendingHandle = null;
   pipe.onread = () => {
     const handle = pipe.pendingHandle;
     pipe.pendingHandle = null;
     if (!handle) {
       if (isBlank()) {
-        pipe.readStop(); // The end: the router is gone.
+        // The router is gone. Libuv says so after the first of several sockets that are still there.
+        if (fresh) {
+          fresh = false;
+          pipe.readStart();
+          return;
+        }
+        reading.ended = true;
+        pipe.readStop();
+        if (left) pipe.close();
       } else {
         wipe();
         router.say('router:lost 1');
       }
       return;
     }
+    fresh = true;
     if (handle.fd >= mark) full();
     let number = bytes[0];
     let start = 1;
@@ -93,6 +117,13 @@ function read(pipe, deliver) {
     }, PROBE_EVERY);
     probe.unref();
   }
+
+  function leave() {
+    left = true;
+    if (reading.ended) pipe.close();
+  }
+
+  return reading;
 }
 
 // Node has raised the soft limit to the hard one before any script runs.
@@ -112,4 +143,4 @@ function nextDescriptor() {
   }
 }
 
-module.exports = { open };
+module.exports = { open, pipeClass, IPC };

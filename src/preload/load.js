@@ -13,11 +13,12 @@ const ELU_STEP = 50; // Permille: less is no news.
 const DELAY_STEP = 5; // Milliseconds: less is no news.
 const BUSY = 500; // Permille: so busy a worker shows by every report that it still turns.
 
+let toldElu = 0;
+let toldDelay = 0;
+
 function start() {
   let before = performance.eventLoopUtilization();
   let due = performance.now() + EVERY;
-  let toldElu = 0;
-  let toldDelay = 0;
   let soon;
   sessions.onChange(() => {
     if (soon !== undefined) return;
@@ -46,4 +47,12 @@ function start() {
   timer.unref();
 }
 
-module.exports = { start };
+/** To a router that knows nothing yet: all sessions there are, as if they had just opened. */
+function tellAnew() {
+  toldElu = 0;
+  toldDelay = 0;
+  sessions.takeCounts();
+  router.say(`router:load 0 0 ${sessions.count()} 0`);
+}
+
+module.exports = { start, tellAnew };

@@ -17,6 +17,11 @@ function say(message) {
   send.call(process, message, ignore);
 }
 
+/** The first word to each router. */
+function hello(lane) {
+  say(lane ? 'router:hello 1 lane' : 'router:hello 1');
+}
+
 /** As `say`, with the socket; `failed` is called when it could not be sent and is still ours. */
 function give(message, socket, failed) {
   send.call(process, message, socket, undefined, (error) => {
@@ -39,4 +44,4 @@ function beat(every) {
   timer.unref();
 }
 
-module.exports = { say, give, warn, beat };
+module.exports = { say, hello, give, warn, beat };

@@ -1,6 +1,7 @@
 // Which server of this process has which of the router's numbers. Owns the pairing: a server asks the
 // router for its port through Node's cluster, the answer carries `<listener>:<number>`, and the server
 // whose handle has just appeared is the one that was answered. Only such servers are the router's.
+// It knows also what was asked for and what was answered, since the next router has to be told.
 'use strict';
 
 const net = require('net');
@@ -10,6 +11,8 @@ const router = require('./router');
 const asking = new Set(); // Servers that called listen() and have no handle yet.
 const open = new Map(); // number -> server, while it listens
 const numbers = new WeakMap(); // server -> number, also while it closes
+const unanswered = new Map(); // seq -> the question for a port, until the answer comes
+const serving = new Map(); // key -> what `router:serving` says of it, until the server closes
 
 function watch() {
   const { listen } = net.Server.prototype;
@@ -21,15 +24,49 @@ function watch() {
   }.listen;
   net.Server.prototype.listen = wrapped;
   // Cluster's own listener is older and has given the server its handle when this one runs.
-  process.on('internalMessage', (message) => {
-    if (message.cmd === 'NODE_CLUSTER' && message.ack !== undefined && typeof message.key === 'string') {
-      answered(message.key);
-    }
+  process.on('internalMessage', (message, handle) => {
+    if (message.cmd !== 'NODE_CLUSTER' || message.ack === undefined) return;
+    const question = unanswered.get(message.ack);
+    unanswered.delete(message.ack);
+    if (typeof message.key !== 'string') return;
+    // With a handle the worker accepts by itself, and no router is needed for it.
+    if (question !== undefined && !message.errno && !handle) serves(question, message);
+    answered(message.key);
   });
 }
 
+/** To be called with everything that is sent, before it is. */
+function note(message) {
+  if (message === null || typeof message !== 'object' || message.cmd !== 'NODE_CLUSTER') return;
+  if (message.act === 'queryServer') unanswered.set(message.seq, message);
+  else if (message.act === 'close') serving.delete(message.key);
+}
+
+function serves({ index, address, port, addressType }, { key, sockname }) {
+  const bound = sockname ? sockname.port : null;
+  serving.set(key, { key, index, address, port, addressType, bound });
+}
+
+/** To a router that knows nothing yet: what is served here. */
+function tellAnew() {
+  for (const [key, what] of serving) {
+    const server = open.get(numberIn(key));
+    const speaks = server === undefined ? 'other' : kind(server);
+    router.say(`router:serving ${JSON.stringify({ ...what, speaks })}`);
+  }
+}
+
+/** The questions that nobody will answer who was asked. */
+function questions() {
+  return [...unanswered.values()];
+}
+
+function numberIn(key) {
+  return Number(key.slice(key.lastIndexOf(':') + 1));
+}
+
 function answered(key) {
-  const number = Number(key.slice(key.lastIndexOf(':') + 1));
+  const number = numberIn(key);
   if (!(number >= 1)) return;
   for (const server of asking) {
     const handle = server._handle;
@@ -70,4 +107,4 @@ function numberOf(server) {
   return numbers.get(server);
 }
 
-module.exports = { watch, get, numberOf };
+module.exports = { watch, note, tellAnew, questions, get, numberOf };

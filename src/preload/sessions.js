@@ -288,4 +288,9 @@ function takeCounts() {
   return counts;
 }
 
-module.exports = { install, idOf, isHome, watch, hasGuests, saw, onChange, takeCounts, count, close };
+/** To a router that knows nothing yet: the sessions whose ids do not name this worker. */
+function tellAnew() {
+  for (const id of announced.keys()) router.say({ type: 'sticky:connection', data: id });
+}
+
+module.exports = { install, idOf, isHome, watch, hasGuests, saw, onChange, takeCounts, count, close, tellAnew };

@@ -56,6 +56,8 @@ struct Seat {
     lane: AtomicU64,
     /// When something came on its channel last, in milliseconds of the shards' clock.
     heard: AtomicU64,
+    /// The generation of a worker that has served through an earlier router and is to come back.
+    awaited: AtomicU64,
     load: Load,
 }
 
@@ -149,6 +151,29 @@ impl Roster {
         }
         let word = u64::from(worker.generation) << 2 | standing.bits();
         seat.standing.store(word, Ordering::Release);
+    }
+
+    /// `worker` has sessions from an earlier router, and will come back with them.
+    pub fn await_return(&self, worker: WorkerId) {
+        self.set(worker, Standing::Starting);
+        if let Some(seat) = self.seats.get(worker.seat()) {
+            seat.awaited.store(worker.generation.into(), Ordering::Release);
+        }
+    }
+
+    /// Whether `worker` is yet to come back: see [`Self::await_return`].
+    #[must_use]
+    pub fn is_awaited(&self, worker: WorkerId) -> bool {
+        let seat = self.seats.get(worker.seat());
+        let awaited = seat.map_or(0, |seat| seat.awaited.load(Ordering::Acquire));
+        awaited == u64::from(worker.generation) && self.standing(worker) == Standing::Starting
+    }
+
+    /// Whether any worker is yet to come back.
+    #[must_use]
+    pub fn awaits(&self) -> bool {
+        let end = self.end.load(Ordering::Acquire);
+        (0..end).filter_map(|seat| self.at(seat)).any(|(worker, _)| self.is_awaited(worker))
     }
 
     /// Takes `worker` as ready, at this time of the shards' clock in milliseconds.

@@ -17,7 +17,7 @@ use super::relay::Adapters;
 use super::{ConnectionId, frozen};
 use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
-use crate::ipc::message::{AddressType, Listening, QueryServer};
+use crate::ipc::message::{AddressType, Listening, QueryServer, Serving};
 use crate::route::WorkerId;
 
 /// Frames in one write; the kernel takes up to 1,024 pieces.
@@ -356,6 +356,38 @@ impl Channel {
             ports: [request.port, port.map_or(request.port, i64::from)],
         });
         key
+    }
+
+    /// Adds a server that has listened through an earlier router, under the name that the worker
+    /// knows. `false`: it has one of that name, or it is none of a router's.
+    pub fn add_former_server(
+        &mut self,
+        serving: &Serving,
+        listener: impl Fn(ListenerId) -> Option<Arc<Listener>>,
+    ) -> bool {
+        let numbers = serving.key.split_once(':');
+        let numbers = numbers.and_then(|(id, number)| id.parse().ok().zip(number.parse().ok()));
+        let Some((id, number)): Option<(ListenerId, u32)> = numbers else { return false };
+        if number == 0 || self.servers.len() >= MAX_SERVERS || self.server(number).is_some() {
+            return false;
+        }
+        let listener = listener(id);
+        if id != 0 && listener.is_none() {
+            // It could not be listened on again.
+            return false;
+        }
+        self.next_key = self.next_key.max(number);
+        self.servers.push(Server {
+            key: serving.key.clone(),
+            number,
+            listener,
+            listening: true,
+            index: serving.index,
+            address_type: serving.address_type,
+            address: serving.address.clone(),
+            ports: [serving.port, serving.bound.unwrap_or(serving.port)],
+        });
+        true
     }
 
     /// A server says that it listens: which one.

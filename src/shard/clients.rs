@@ -100,6 +100,15 @@ impl Shard {
         }
     }
 
+    /// A client of a router that has died has come to this one. The engine keeps its socket under `id`.
+    pub fn kept(&mut self, id: ConnectionId, listener: &Arc<Listener>, now: Instant) {
+        self.listeners.entry(listener.id()).or_insert_with(|| Arc::clone(listener));
+        self.accepted(id, listener.id(), now);
+        if self.stopping {
+            self.refuse_unavailable(id);
+        }
+    }
+
     /// A connection of another shard's has arrived for a worker of this one.
     pub fn connection_arrived(&mut self, id: ConnectionId, transit: Transit, now: Instant) {
         let listener = transit.listener.id();
@@ -277,6 +286,9 @@ impl Shard {
         let roster = &self.shared.roster;
         let named = self.named(sid);
         let owner = self.owner(named, sid);
+        if owner.is_some_and(|worker| roster.is_awaited(worker)) {
+            return self.await_worker(id, now);
+        }
         if let Some(worker) = owner.filter(|worker| takes_its_own(roster, *worker)) {
             let listener = self.listeners.get(&connection.listener);
             let refuses = listener.is_some_and(|own| own.is_refused_by(worker, millis));
@@ -321,7 +333,8 @@ impl Shard {
     /// Whether to wait for an announcement. Where the application listens by itself, sessions are
     /// announced only if it uses sticky as well: then some have been.
     fn may_be_announced(&self, connection: &Connection) -> bool {
-        let announces = connection.kind == Kind::Pool || !self.shared.sessions.is_empty();
+        let some = !self.shared.sessions.is_empty() || self.shared.roster.awaits();
+        let announces = connection.kind == Kind::Pool || some;
         announces && self.awaiting_session.len() < MAX_PARKED_SESSIONS
     }
 
@@ -454,7 +467,13 @@ impl Shard {
             return;
         }
         let since = connection.waits_since.unwrap_or(now);
-        if self.shared.roster.expects_sessions() && now < since + SESSION_WAIT_BUSY {
+        let roster = &self.shared.roster;
+        let waits = if roster.awaits() {
+            now < since + WORKER_WAIT
+        } else {
+            roster.expects_sessions() && now < since + SESSION_WAIT_BUSY
+        };
+        if waits {
             return self.set_timer(now + SESSION_WAIT, Timer::Session(id, serial));
         }
         self.awaiting_session.remove(&(id, serial));
@@ -501,6 +520,10 @@ impl Shard {
             if self.current(id, serial).is_some_and(|c| c.state == State::AwaitWorker) {
                 self.route(id, now);
             }
+        }
+        // A worker that has come back has announced its sessions before.
+        if !self.awaiting_session.is_empty() {
+            self.recheck_sessions(now);
         }
     }
 

@@ -359,6 +359,7 @@ impl Shard {
     pub fn mail(&mut self, mail: Mail, now: Instant) {
         match mail {
             Mail::Packet(packet) => self.packet_arrived(&packet, now),
+            Mail::Unread(worker, bytes) => self.unread(worker, &bytes, now),
             Mail::Detach(worker) => self.detach(worker, now),
             Mail::Drain { worker, within, over } => self.write_drain(worker, within, over, now),
             Mail::Shutdown(worker) => self.write_shutdown(worker, now),
@@ -379,6 +380,7 @@ impl Shard {
             }
             Mail::ListenReply { .. }
             | Mail::Connection { .. }
+            | Mail::Kept { .. }
             | Mail::Attach { .. }
             | Mail::Lane { .. } => {
                 debug_assert!(false, "the engine admits these itself");

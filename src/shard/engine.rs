@@ -52,6 +52,10 @@ pub(super) trait Keeper {
                 let id = self.keep_client(socket);
                 self.shard().connection_arrived(id, *transit, now);
             }
+            Mail::Kept { socket, listener } => {
+                let id = self.keep_client(socket);
+                self.shard().kept(id, &listener, now);
+            }
             Mail::Attach { worker, channel, serialization, whole_headers } => {
                 match self.keep_channel(channel) {
                     Ok(id) => self.shard().attached(id, worker, serialization, whole_headers, now),

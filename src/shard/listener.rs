@@ -45,6 +45,14 @@ pub struct Frozen {
     speaks: u8,
 }
 
+impl Frozen {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> ListenerId {
+        self.id
+    }
+}
+
 /// How long a worker that had no room is left alone, in milliseconds.
 const REFUSED_WAIT: u64 = 100;
 
@@ -72,6 +80,12 @@ impl Listener {
             serving,
             speaks: self.speaks.load(Ordering::Relaxed),
         }
+    }
+
+    /// The same, and nobody serves there.
+    #[must_use]
+    pub fn unserved(&self) -> Frozen {
+        Frozen { serving: Vec::new(), ..self.freeze() }
     }
 
     /// The listener that an earlier process has frozen.

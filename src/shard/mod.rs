@@ -193,6 +193,10 @@ pub enum Report {
     Listening(WorkerId),
     /// The shard has come to rest: nothing more is reported by it.
     Rested,
+    /// A worker that an earlier router has left serves this listener.
+    Serves(WorkerId, listener::ListenerId),
+    /// It has said all it had to say.
+    Attached(WorkerId),
     /// It closed its server on this listener.
     ServerClosed(WorkerId, listener::ListenerId),
     /// Its preload is there, and sockets go by the lane, or not.

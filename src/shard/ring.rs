@@ -38,6 +38,13 @@ pub enum Mail {
         /// What is known of it.
         transit: Box<Transit>,
     },
+    /// A client of a router that has died; nothing of its request has been read.
+    Kept {
+        /// Its socket.
+        socket: OwnedFd,
+        /// Where it arrived.
+        listener: Arc<Listener>,
+    },
     /// A worker has been started; its channel is this shard's from now on.
     Attach {
         /// The worker.
@@ -49,6 +56,8 @@ pub enum Mail {
         /// Its Node stalls when a frame's length is split between two reads.
         whole_headers: bool,
     },
+    /// What the worker has written to a router that died before it read it; comes after `Attach`.
+    Unread(WorkerId, Bytes),
     /// Sockets for the worker may be sent on its lane; comes to every shard, before `Attach`.
     Lane {
         /// The worker.

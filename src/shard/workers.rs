@@ -14,7 +14,8 @@ use super::listener::Kind;
 use super::ring::{Answer, Mail, Packet};
 use super::{ChannelId, ConnectionId, DESCRIPTORS_WAIT, End, Report, STALL_WAIT};
 use crate::ipc::Serialization;
-use crate::ipc::message::{self, Message, PacketKind, Returned, Speaks, Word};
+use crate::ipc::frame::{Deframer, MAX_FRAME};
+use crate::ipc::message::{self, Message, PacketKind, Returned, Serving, Speaks, Word};
 use crate::ipc::reply;
 use crate::metrics::Counter;
 use crate::route::WorkerId;
@@ -93,6 +94,27 @@ impl Shard {
         if let Err(error) = fed {
             self.count(Counter::Malformed);
             self.end_channel(id, End::Malformed(error.to_string()), now);
+        }
+    }
+
+    /// What a worker wrote before it came back. Its packets are relayed; the rest spoke of a router
+    /// that is no more, and is told anew.
+    pub(super) fn unread(&mut self, worker: WorkerId, bytes: &[u8], now: Instant) {
+        let Some(&id) = self.by_worker.get(&worker) else { return };
+        let Some(serialization) = self.channel(id).map(|channel| channel.serialization) else {
+            return;
+        };
+        let mut frames = Vec::new();
+        let mut deframer = Deframer::new(serialization, MAX_FRAME);
+        let fed = deframer.feed(bytes, &mut |frame| frames.push(frame));
+        if fed.is_err() || deframer.buffered() > 0 {
+            // The dead router may have had the first half of a frame, and the worker the last.
+            tracing::debug!(%worker, "not all that it has written was whole");
+        }
+        for frame in frames {
+            if let Message::Packet(packet) = message::read(serialization, &frame) {
+                self.relay(id, frame, &packet, now);
+            }
         }
     }
 
@@ -485,29 +507,13 @@ impl Shard {
                 }
                 self.report(Report::Preloaded { worker, lane });
             }
-            Word::Server { number, speaks } => {
-                let Some(server) = channel.server(number) else { return };
-                let listener = server.listener.clone();
-                let pools = self.listeners.values().filter(|l| l.kind() == Kind::Pool);
-                match listener {
-                    Some(listener) => {
-                        let before = listener.may_speak_first();
-                        listener.set_speaks(speaks);
-                        if !before && listener.may_speak_first() {
-                            self.report(Report::SpeaksFirst(listener));
-                        }
-                    }
-                    // `--listen` has said where: what the first server speaks is spoken there.
-                    None if speaks != Speaks::Other => {
-                        pools.for_each(|listener| listener.set_speaks(speaks));
-                    }
-                    None => {}
-                }
-            }
+            Word::Server { number, speaks } => self.server_speaks(id, number, speaks),
             Word::Load(report) => {
                 self.shared.roster.reported(worker, report, self.shared.millis(now));
                 self.worker_turns(worker);
             }
+            Word::Serving(serving) => self.serves_still(id, &serving),
+            Word::Attached => self.report(Report::Attached(worker)),
             // That it was said is all: see `received`.
             Word::Beat => {}
             Word::Drained => {
@@ -527,6 +533,47 @@ impl Shard {
             // Without a socket it is nothing.
             Word::Return(_) => {}
         }
+    }
+
+    /// A preload has said what a server of its speaks.
+    fn server_speaks(&mut self, id: ChannelId, number: u32, speaks: Speaks) {
+        let Some(server) = self.channel(id).and_then(|channel| channel.server(number)) else {
+            return;
+        };
+        match server.listener.clone() {
+            Some(listener) => {
+                let before = listener.may_speak_first();
+                listener.set_speaks(speaks);
+                if !before && listener.may_speak_first() {
+                    self.report(Report::SpeaksFirst(listener));
+                }
+            }
+            // `--listen` has said where: what the first server speaks is spoken there.
+            None if speaks != Speaks::Other => {
+                let pools = self.listeners.values().filter(|l| l.kind() == Kind::Pool);
+                pools.for_each(|listener| listener.set_speaks(speaks));
+            }
+            None => {}
+        }
+    }
+
+    /// A worker that an earlier router has left has a server that listens.
+    fn serves_still(&mut self, id: ChannelId, serving: &Serving) {
+        let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
+        let worker = channel.worker;
+        let listeners = &self.listeners;
+        if !channel.add_former_server(serving, |id| listeners.get(&id).cloned()) {
+            return;
+        }
+        channel.told.listening = true;
+        let added = channel.servers.last().map(|server| (server.number, server.listener.clone()));
+        let Some((number, listener)) = added else { return };
+        if let Some(listener) = listener {
+            listener.join(worker, number);
+            self.report(Report::Serves(worker, listener.id()));
+        }
+        self.server_speaks(id, number, serving.speaks);
+        self.join_pools();
     }
 
     /// The message that explains a socket of a worker's has come.

@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use super::table::{
-    Action, Around, BOOT, Exit, Habits, Input, LAST_BREATH, Next, Note, Rules, State, Trouble,
-    Worker,
-};
+use super::table::{Around, BOOT, Habits, LAST_BREATH, Next, Rules, State, Worker};
+use super::vocabulary::{Action, Exit, Input, Note, Trouble};
 use crate::config::App;
 use crate::route::WorkerId;
 

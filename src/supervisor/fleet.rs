@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::slot::{Context, Failed, Reloadable, Slot};
-use super::table::{Action, BACKOFF_MAX, Exit, Habits, Input, Moment, Rules, State, Trouble};
+use super::table::{BACKOFF_MAX, Habits, Moment, Rules, State};
+use super::vocabulary::{Action, Exit, Input, Trouble};
 use super::{Stage, Standing};
 use crate::route::{MAX_SLOTS, WorkerId};
 
@@ -159,6 +160,28 @@ impl<'a> Fleet<'a> {
     pub(super) fn new(rules: Rules<'a>) -> Self {
         let slots = (0..rules.app.workers).map(Slot::new).collect();
         Self { rules, books: Books::new(slots) }
+    }
+
+    /// The same, with workers that an earlier router has left; they have until then to attach.
+    pub(super) fn adopting(
+        rules: Rules<'a>,
+        habits: Habits,
+        left: &[(WorkerId, Stage)],
+        until: Moment,
+    ) -> Self {
+        let highest = left.iter().map(|(id, _)| id.slot + 1).max().unwrap_or(0);
+        let slot = |slot| {
+            let here = left.iter().copied().filter(|(id, _)| id.slot == slot);
+            let here: Vec<_> = here.collect();
+            Slot::adopting(slot, slot < rules.app.workers, &here, until)
+        };
+        let slots = (0..highest.max(rules.app.workers)).map(slot).collect();
+        Self { rules, books: Books { habits, ..Books::new(slots) } }
+    }
+
+    /// What is known of the app.
+    pub(super) fn habits(&self) -> Habits {
+        self.books.habits
     }
 
     /// Another process's fleet.
@@ -353,7 +376,7 @@ impl<'a> Fleet<'a> {
         let failed = wanted.map(|slot| &slot.present).filter(|worker| {
             let well = |exit: &Exit| match exit {
                 Exit::Code(code) => *code == 0 || self.rules.app.stop_exit_codes.contains(code),
-                Exit::Signal(_) | Exit::Unstarted(_) => false,
+                Exit::Signal(_) | Exit::Unstarted(_) | Exit::Unknown => false,
             };
             worker.state == State::Errored || !worker.last_exit.as_ref().is_some_and(well)
         });
@@ -529,7 +552,7 @@ impl Books {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::Note;
+    use super::super::vocabulary::Note;
     use super::*;
     use crate::config::App;
 
@@ -845,5 +868,22 @@ mod tests {
         assert!(actions.contains(&Action::Terminate(id(0, 1))), "{actions:?}");
         let spawn = fleet.feed(id(0, 1), Input::Exited(Exit::Code(0)), story.now);
         assert!(spawn.contains(&Action::Spawn(id(0, 2))), "{spawn:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_router_left_goes_on_when_it_attaches() {
+        const UNTIL: Moment = Duration::from_secs(30);
+        let app = App { workers: 2, ..app() };
+        let left =
+            [(id(0, 4), Stage::Ready), (id(0, 3), Stage::Draining), (id(3, 1), Stage::Ready)];
+        let mut fleet = Fleet::adopting(rules(&app), Habits::default(), &left, UNTIL);
+        assert_eq!(fleet.start(Moment::ZERO), [Action::Spawn(id(1, 1))]);
+        let actions = fleet.feed(id(0, 4), Input::Attached, Moment::ZERO);
+        let adopted = |generation| Action::Say(id(0, generation), Note::Adopted);
+        assert_eq!(actions, [adopted(4), Action::SetReady(id(0, 4), true)]);
+        let actions = fleet.feed(id(0, 3), Input::Attached, Moment::ZERO);
+        assert_eq!(actions, [adopted(3), Action::Drain(id(0, 3))]);
+        let actions = fleet.tick(UNTIL);
+        assert!(actions.contains(&Action::Kill(id(3, 1))), "it never came: {actions:?}");
     }
 }

@@ -1,13 +1,14 @@
 //! The workers' lives as they cross an upgrade: what is known of each process, and its output pipes.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::estate::Left;
 use super::fleet::Books;
 use super::reader::Rest;
-use super::table::{Exit, Moment};
+use super::table::Moment;
+use super::vocabulary::Exit;
 use crate::route::WorkerId;
 
 /// Everything the supervisor has in hand. Its pipes are descriptors, which cross beside it: see
@@ -24,8 +25,6 @@ pub struct Frozen {
     pub(super) unique: u32,
     /// Why the router ends, when not by the operator's wish.
     pub(super) fatal: Option<String>,
-    /// Where the preload's script lies.
-    pub(super) preload: Option<PathBuf>,
     /// How many workers the settings asked for.
     pub(super) configured: u16,
 }
@@ -35,6 +34,10 @@ pub struct Frozen {
 pub(super) struct Process {
     pub(super) worker: WorkerId,
     pub(super) pid: i32,
+    /// When it has started: see [`super::estate::Left`].
+    pub(super) started: u64,
+    /// It is not our child.
+    pub(super) orphan: bool,
     pub(super) rest: Rest,
     /// Where its pipes lie among the descriptors that cross.
     places: [u32; 2],
@@ -44,10 +47,11 @@ pub(super) struct Process {
 
 impl Process {
     /// Without `output` nobody reads what it prints.
-    pub(super) fn new(worker: WorkerId, pid: i32, output: Option<([OwnedFd; 2], Rest)>) -> Self {
+    pub(super) fn new(left: &Left, orphan: bool, output: Option<([OwnedFd; 2], Rest)>) -> Self {
         let (pipes, rest) = output.unzip();
         let rest = rest.unwrap_or_default();
-        Self { worker, pid, rest, places: [u32::MAX; 2], pipes }
+        let Left { worker, pid, started, .. } = *left;
+        Self { worker, pid, started, orphan, rest, places: [u32::MAX; 2], pipes }
     }
 
     /// Its pipes, if they have crossed.

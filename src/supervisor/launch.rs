@@ -55,6 +55,7 @@ pub(super) fn launch(
         cwd: &config.app.cwd,
         channel: theirs,
         lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
+        outlives: preload.is_some_and(Preload::outlives),
     })?;
     let pipes = [stdout, stderr];
     let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, printer)?;
@@ -91,7 +92,9 @@ fn environment(
             config.serialization.unwrap_or_default().as_str().to_owned(),
         ),
     ];
-    let preload = preload.map(|preload| (preload::VARIABLE, preload.instruction(id)));
+    let preload = preload.map(|preload| {
+        (preload::VARIABLE, preload.instruction(id, config.serialization.unwrap_or_default()))
+    });
     let counted = config.app.incremented(id.slot);
     let ours = ours
         .into_iter()

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod arrows;
+mod estate;
 mod fleet;
 mod frozen;
 mod launch;
@@ -19,14 +20,16 @@ mod shell;
 mod simulation;
 mod slot;
 mod table;
+mod vocabulary;
 mod wishes;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub use self::estate::{Estate, Left};
 pub use self::frozen::Frozen;
-pub use self::preload::Part;
+pub use self::preload::{Attach, Part};
 pub use self::shell::run;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,8 @@ pub enum Event {
     Listening(WorkerId),
     /// Nothing more will happen: the workers' lives are to cross an upgrade.
     Freeze,
+    /// A worker that an earlier router has left is this one's: it has said all there is to say.
+    Attached(WorkerId),
     /// The worker has no sessions left, and is draining.
     Drained(WorkerId),
     /// The worker's channel is gone.
@@ -116,6 +121,8 @@ pub trait DataPlane {
     fn open_default_listener(&mut self) -> Result<(), String>;
     /// The router is to end: no more clients.
     fn stop_accepting(&mut self);
+    /// What would be left if the router died now; said after every turn.
+    fn bequeath(&mut self, estate: Estate);
     /// The workers as a whole stand differently from before.
     fn stands(&mut self, standing: Standing);
 }
@@ -131,6 +138,17 @@ pub struct Standing {
     pub wanted: usize,
     /// They are being replaced, because somebody has asked for a reload.
     pub reloading: bool,
+}
+
+/// What supervision begins with.
+#[derive(Debug)]
+pub enum Origin {
+    /// Nothing: every worker is started.
+    Fresh,
+    /// The workers of a router that has died: they come back by themselves until this time is over.
+    Left(Estate, Duration),
+    /// Everything that another supervisor has had in hand.
+    Frozen(Box<Frozen>),
 }
 
 /// What is wished of the workers besides what they do by themselves.

@@ -1,12 +1,15 @@
 //! The script that every Node worker loads before the application: written out, and told its part.
 //!
-//! `src/preload` has the script itself. It is embedded in this binary and written to a private
+//! `src/preload` has the script itself. It is embedded in this binary and written into the runtime
 //! directory, which goes when the router goes.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::Serialization;
 use crate::route::WorkerId;
 use crate::sys::process::LANE_FD;
 
@@ -14,59 +17,71 @@ use crate::sys::process::LANE_FD;
 pub(super) const VARIABLE: &str = "ROUTER_WORKER";
 
 /// Every file of the script; the first is the one that is loaded.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 15] = [
     ("index.js", include_str!("../preload/index.js")),
     ("adapter.js", include_str!("../preload/adapter.js")),
+    ("channel.js", include_str!("../preload/channel.js")),
     ("delivery.js", include_str!("../preload/delivery.js")),
     ("drain.js", include_str!("../preload/drain.js")),
     ("keepalive.js", include_str!("../preload/keepalive.js")),
     ("lane.js", include_str!("../preload/lane.js")),
     ("load.js", include_str!("../preload/load.js")),
     ("modules.js", include_str!("../preload/modules.js")),
+    ("orphan.js", include_str!("../preload/orphan.js")),
+    ("outbox.js", include_str!("../preload/outbox.js")),
+    ("output.js", include_str!("../preload/output.js")),
     ("router.js", include_str!("../preload/router.js")),
     ("servers.js", include_str!("../preload/servers.js")),
     ("sessions.js", include_str!("../preload/sessions.js")),
 ];
 
 /// What the workers' preload shall do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
+    /// Where the script is written.
+    pub directory: PathBuf,
     /// Read sockets from a lane.
     pub lane: bool,
     /// Put the cluster adapter in place of Socket.IO's default.
     pub adapter: bool,
     /// Show that the event loop turns, this often.
     pub beat: Option<Duration>,
+    /// Wait for the next router when this one has died.
+    pub attach: Option<Attach>,
+}
+
+/// How a worker that has lost its router finds the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The socket where it is awaited.
+    pub path: PathBuf,
+    /// What shows that it is one of the router's own.
+    pub secret: String,
+    /// How long it looks.
+    pub within: Duration,
 }
 
 /// The script on disk.
 #[derive(Debug)]
 pub(super) struct Preload {
-    /// Goes with this value, unless it was left.
-    directory: Option<PathBuf>,
     entry: PathBuf,
     part: Part,
 }
 
 impl Preload {
-    /// Writes the script into a new directory that only this user can read, or anew into the one
-    /// that an earlier process has left.
-    pub(super) fn write(part: Part, left: Option<PathBuf>) -> io::Result<Self> {
-        let directory = match left.filter(|directory| directory.is_dir()) {
-            Some(directory) => directory,
-            None => private_directory(&runtime_directory())?,
-        };
-        let entry = directory.join(FILES[0].0);
-        let preload = Self { entry, directory: Some(directory.clone()), part };
+    /// Writes the script, over what an earlier router may have left.
+    pub(super) fn write(part: Part) -> io::Result<Self> {
+        let entry = part.directory.join(FILES[0].0);
+        DirBuilder::new().recursive(true).mode(0o700).create(&part.directory)?;
         for (name, text) in FILES {
-            std::fs::write(directory.join(name), text)?;
+            std::fs::write(part.directory.join(name), text)?;
         }
-        Ok(preload)
+        Ok(Self { entry, part })
     }
 
-    /// Leaves the script to the next process.
-    pub(super) fn leave(mut self) -> PathBuf {
-        self.directory.take().unwrap_or_default()
+    /// Whether workers wait for the next router when this one has died.
+    pub(super) fn outlives(&self) -> bool {
+        self.part.attach.is_some()
     }
 
     /// What to load.
@@ -80,44 +95,27 @@ impl Preload {
     }
 
     /// What [`VARIABLE`] says to one worker; `lane` is null where there is none.
-    pub(super) fn instruction(&self, id: WorkerId) -> String {
+    pub(super) fn instruction(&self, id: WorkerId, mode: Serialization) -> String {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let attach = self.part.attach.as_ref().map(|attach| {
+            serde_json::json!({
+                "path": attach.path,
+                "secret": attach.secret,
+                "within": millis(attach.within),
+            })
+        });
         let lane = self.part.lane.then_some(LANE_FD);
         serde_json::json!({
             "slot": id.slot,
             "generation": id.generation,
             "lane": lane,
             "adapter": self.part.adapter,
-            "beat": self.part.beat.map(|beat| u64::try_from(beat.as_millis()).unwrap_or(u64::MAX)),
+            "mode": mode.as_str(),
+            "beat": self.part.beat.map(millis),
+            "attach": attach,
         })
         .to_string()
     }
-}
-
-impl Drop for Preload {
-    fn drop(&mut self) {
-        if let Some(directory) = &self.directory
-            && let Err(error) = std::fs::remove_dir_all(directory)
-        {
-            let directory = directory.display();
-            tracing::warn!(%directory, %error, "the preload's directory stays behind");
-        }
-    }
-}
-
-/// Where short-lived files go: what systemd gave this service, the user's own, else the
-/// temporary directory.
-pub(super) fn runtime_directory() -> PathBuf {
-    ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
-        .iter()
-        .filter_map(std::env::var_os)
-        .map(PathBuf::from)
-        .find(|directory| directory.is_dir())
-        .unwrap_or_else(std::env::temp_dir)
-}
-
-/// A directory of a name nobody could foresee, mode 0700.
-fn private_directory(parent: &Path) -> io::Result<PathBuf> {
-    Ok(nix::unistd::mkdtemp(&parent.join("router-XXXXXX"))?)
 }
 
 #[cfg(test)]
@@ -127,25 +125,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_is_there_while_it_is_needed_and_nobody_elses() {
-        let part = Part { lane: true, adapter: false, beat: Some(Duration::from_secs(7)) };
-        let preload = Preload::write(part, None).expect("writable");
-        let directory = preload.directory.clone().expect("it was not left");
-        let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
+    fn the_script_is_written_and_nobody_elses_and_each_worker_is_told_its_part() {
+        let parent = nix::unistd::mkdtemp(&std::env::temp_dir().join("preload-XXXXXX"));
+        let parent = parent.expect("writable");
+        let part = Part {
+            directory: parent.join("preload"),
+            lane: true,
+            adapter: false,
+            beat: Some(Duration::from_secs(7)),
+            attach: Some(Attach {
+                path: "/run/a/attach".into(),
+                secret: "5ec".into(),
+                within: Duration::from_secs(30),
+            }),
+        };
+        let preload = Preload::write(part.clone()).expect("writable");
+        let mode = std::fs::metadata(&part.directory).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(preload.entry().is_file());
-        let told = preload.instruction(WorkerId { slot: 3, generation: 9 });
+        let told = preload.instruction(WorkerId { slot: 3, generation: 9 }, Serialization::Json);
         let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
         assert_eq!(
             told,
             serde_json::json!({
-                "slot": 3, "generation": 9, "lane": 4, "adapter": false, "beat": 7000
+                "slot": 3, "generation": 9, "lane": 4, "adapter": false, "beat": 7000,
+                "mode": "json",
+                "attach": { "path": "/run/a/attach", "secret": "5ec", "within": 30_000 },
             })
         );
-        let left = preload.leave();
-        assert_eq!((&left, directory.exists()), (&directory, true));
-        drop(Preload::write(part, Some(left)).expect("writable"));
-        assert!(!directory.exists());
+        Preload::write(part).expect("it may be written again");
+        std::fs::remove_dir_all(parent).expect("ours");
     }
 
     #[test]

@@ -5,29 +5,35 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::estate::{Estate, Left};
 use super::fleet::{End, Fleet, News};
 use super::frozen::{self, Frozen};
 use super::launch::{self, Launched};
 use super::lines::Tail;
 use super::output::{self, Printer};
-use super::preload::{self, Part, Preload};
-use super::reader::Reader;
-use super::table::{Action, Exit, Input, Moment, Note, Rules, Trouble};
+use super::preload::{Part, Preload};
+use super::reader::{Reader, Rest};
+use super::table::{Moment, Rules};
+use super::vocabulary::{Action, Exit, Input, Note, Trouble};
 use super::wishes::Wishers;
-use super::{ChannelEnd, DataPlane, Ended, Event, Outcome, Stage, Standing, Wish};
+use super::{ChannelEnd, DataPlane, Ended, Event, Origin, Outcome, Stage, Standing, Wish};
 use crate::config::Config;
 use crate::route::WorkerId;
+use crate::sys::pidfd::PidFd;
 use crate::sys::{exec, process};
 
 /// How long after a worker's exit its last output is waited for. Usually it is there already;
@@ -41,12 +47,14 @@ const DRAIN_LOOK: Duration = Duration::from_millis(100);
 /// Looks for silent workers in the time after which one is taken for hung.
 const LISTENS: u32 = 8;
 
+/// The numbers of a process's output.
+const STDOUT: RawFd = 1;
+const STDERR: RawFd = 2;
+
 /// How often the workers' memory is looked at, where there is a limit.
 const WEIGH: Duration = Duration::from_secs(2);
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
-///
-/// `frozen`: it is another supervisor's work that goes on; its processes are this one's children.
 ///
 /// `part` is what the workers' preload shall do; none: nothing is loaded into them.
 ///
@@ -57,10 +65,9 @@ pub async fn run(
     part: Option<Part>,
     plane: &mut impl DataPlane,
     mut events: UnboundedReceiver<Event>,
-    frozen: Option<Box<Frozen>>,
+    origin: Origin,
 ) -> io::Result<Ended> {
-    let left = frozen.as_ref().and_then(|frozen| frozen.preload.clone());
-    let preload = match part.map(|part| Preload::write(part, left)).transpose() {
+    let preload = match part.map(Preload::write).transpose() {
         Ok(preload) => preload,
         Err(error) => return Ok(Ended::Over(Outcome::Failed(unwritten(&error)))),
     };
@@ -75,7 +82,11 @@ pub async fn run(
     let (wisher, mut wishes) = mpsc::unbounded_channel();
     let _wishers = Wishers::start(&config.app, &wisher);
     exec::release_signals()?;
-    let now = frozen.as_ref().map_or(Moment::ZERO, |frozen| frozen.now);
+    let now = match &origin {
+        Origin::Frozen(frozen) => frozen.now,
+        Origin::Fresh | Origin::Left(..) => Moment::ZERO,
+    };
+    let (watch, mut gone) = mpsc::unbounded_channel();
     let began = Instant::now().checked_sub(now).unwrap_or_else(Instant::now);
     let rules = Rules { app: &config.app, drain_timeout: config.drain_timeout };
     let mut supervisor = Supervisor {
@@ -86,16 +97,17 @@ pub async fn run(
         processes: HashMap::new(),
         tails: HashMap::new(),
         last_words,
+        watch,
         untold: Vec::new(),
         unique: 0,
         fatal: None,
         stands: None,
         now,
     };
-    if let Some(frozen) = frozen {
-        supervisor.thaw(*frozen);
-    } else {
-        supervisor.start();
+    match origin {
+        Origin::Fresh => supervisor.start(),
+        Origin::Left(estate, within) => supervisor.adopt(&estate, within),
+        Origin::Frozen(frozen) => supervisor.thaw(*frozen),
     }
     supervisor.tell_standing();
     let mut look = every(DRAIN_LOOK);
@@ -106,6 +118,7 @@ pub async fn run(
         if let Some(outcome) = supervisor.outcome() {
             return Ok(Ended::Over(outcome));
         }
+        supervisor.bequeath();
         let due = supervisor.fleet.deadline();
         let looks = supervisor.drains_unseen();
         // Signals first: a flood of events must not delay a stop.
@@ -118,6 +131,7 @@ pub async fn run(
             _ = more.recv() => Turn::Wish(Wish::Scale(1)),
             _ = less.recv() => Turn::Wish(Wish::Scale(-1)),
             _ = ended.recv() => Turn::Reap,
+            Some(pid) = gone.recv() => Turn::Gone(pid),
             Some(wish) = wishes.recv() => Turn::Wish(wish),
             Some((worker, exit)) = exits.recv() => Turn::Exit(worker, exit),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
@@ -150,6 +164,8 @@ fn every(period: Duration) -> Interval {
 enum Turn {
     Stop(&'static str),
     Reap,
+    /// A process that is not our child has ended.
+    Gone(Pid),
     Tick,
     /// At the sessions of those that drain.
     Look,
@@ -174,6 +190,7 @@ impl From<Event> for Turn {
             // Taken before: see the loop.
             Event::Freeze => Self::Reap,
             Event::Drained(worker) => Self::Feed(worker, Input::Drained),
+            Event::Attached(worker) => Self::Feed(worker, Input::Attached),
             Event::ChannelEnded { worker, why } => Self::Feed(
                 worker,
                 match why {
@@ -188,9 +205,12 @@ impl From<Event> for Turn {
     }
 }
 
-/// A process that has not been reaped.
+/// A process that has not been reaped, or, not being our child, has not been seen to end.
 struct Process {
     worker: WorkerId,
+    started: u64,
+    /// By this an orphan is signalled: nobody keeps its pid for us.
+    orphan: Option<Rc<PidFd>>,
     /// `None`: nobody reads it any more.
     output: Option<Reader>,
 }
@@ -200,13 +220,15 @@ struct Supervisor<'a, P> {
     preload: Option<Preload>,
     plane: &'a mut P,
     fleet: Fleet<'a>,
-    /// Invariant: exactly our children that have not been reaped, so a pid here is never
-    /// another program's.
+    /// Invariant: our children that have not been reaped, so that a pid here is never another
+    /// program's, and orphans.
     processes: HashMap<Pid, Process>,
     /// The last lines on stderr of each process, and of the last of each slot.
     tails: HashMap<WorkerId, Arc<Mutex<Tail>>>,
     /// Where an exit is told once the process's output has been read.
     last_words: UnboundedSender<(WorkerId, Exit)>,
+    /// Where the end of an orphan is told.
+    watch: UnboundedSender<Pid>,
     /// Exits that are still to be told so. They must outlast a freeze: nobody reaps these processes
     /// a second time.
     untold: Vec<(WorkerId, Exit)>,
@@ -235,21 +257,25 @@ impl<P: DataPlane> Supervisor<'_, P> {
         let rules = self.fleet.rules();
         (self.fleet, self.unique, self.fatal) = (Fleet::thaw(rules, books), unique, fatal);
         for mut process in processes {
-            let (worker, pid) = (process.worker, Pid::from_raw(process.pid));
             let rest = std::mem::take(&mut process.rest);
-            let output = process.take_pipes().ok_or_else(|| io::Error::other("it has no pipes"));
-            let Config { log, app, .. } = self.config;
-            let printer = output::printer();
-            let output = output
-                .and_then(|pipes| Reader::start(pipes, rest, *log, &app.name, worker, printer))
-                .inspect_err(
-                    |error| tracing::error!(%worker, %error, "the worker's output is lost"),
-                )
-                .ok();
-            if let Some(output) = &output {
-                self.tails.insert(worker, output.tail());
-            }
-            self.processes.insert(pid, Process { worker, output });
+            let pipes = process.take_pipes().ok_or_else(|| io::Error::other("it has no pipes"));
+            let frozen::Process { worker, pid, started, orphan, .. } = process;
+            let orphan = if orphan {
+                match self.watch(pid, started) {
+                    Ok(process) => Some(process),
+                    Err(_gone) => {
+                        self.plane.detach(worker);
+                        self.untold.push((worker, Exit::Unknown));
+                        let _ = self.last_words.send((worker, Exit::Unknown));
+                        continue;
+                    }
+                }
+            } else {
+                None
+            };
+            let output = self.read(worker, pipes, rest);
+            let process = Process { worker, started, orphan, output };
+            self.processes.insert(Pid::from_raw(pid), process);
         }
         for (worker, exit) in untold {
             let actions = self.fleet.feed(worker, Input::Exited(exit), self.now);
@@ -264,13 +290,94 @@ impl<P: DataPlane> Supervisor<'_, P> {
         }
     }
 
-    fn freeze(mut self, now: Moment) -> io::Result<Ended> {
-        let processes = self.processes.into_iter().map(|(pid, Process { worker, output })| {
+    /// Goes on with the workers that a dead router has left.
+    fn adopt(&mut self, estate: &Estate, within: Duration) {
+        self.unique = estate.unique;
+        let mut found = Vec::new();
+        for Left { worker, pid, started, stage } in estate.left().iter().copied() {
+            let Ok(orphan) = self.watch(pid, started) else {
+                // It has ended by now: nobody waits for it.
+                self.plane.detach(worker);
+                continue;
+            };
+            let orphan = Some(orphan);
+            let descriptor = |number| process::read_end(Pid::from_raw(pid), number);
+            let pipes = descriptor(STDOUT).and_then(|out| Ok([out, descriptor(STDERR)?]));
+            let output = self.read(worker, pipes, Rest::default());
+            let process = Process { worker, started, orphan, output };
+            self.processes.insert(Pid::from_raw(pid), process);
+            found.push((worker, stage));
+        }
+        let app = &self.config.app;
+        let script = app.script.display();
+        tracing::info!(app = app.name, %script, workers = app.workers, left = found.len(),
+            "taking over from a router that has died");
+        let rules = self.fleet.rules();
+        self.fleet = Fleet::adopting(rules, estate.habits, &found, self.now + within);
+        let actions = self.fleet.start(self.now);
+        self.perform(actions);
+    }
+
+    /// Watches a process that is not our child. An error: it has ended.
+    fn watch(&self, pid: i32, started: u64) -> io::Result<Rc<PidFd>> {
+        let pid = Pid::from_raw(pid);
+        let process = Rc::new(PidFd::open(pid)?);
+        // Only now can it not change any more whose pid this is.
+        if process::started(pid)? != started {
+            return Err(Errno::ESRCH.into());
+        }
+        let end = process.end()?;
+        let tell = self.watch.clone();
+        tokio::task::spawn_local(async move {
+            end.await;
+            let _ = tell.send(pid);
+        });
+        Ok(process)
+    }
+
+    /// Reads a worker's output on, if it can be had.
+    fn read(
+        &mut self,
+        worker: WorkerId,
+        pipes: io::Result<[OwnedFd; 2]>,
+        rest: Rest,
+    ) -> Option<Reader> {
+        let Config { log, app, .. } = self.config;
+        let printer = output::printer();
+        let output = pipes
+            .and_then(|pipes| Reader::start(pipes, rest, *log, &app.name, worker, printer))
+            .inspect_err(|error| tracing::error!(%worker, %error, "the worker's output is lost"))
+            .ok()?;
+        self.tails.insert(worker, output.tail());
+        Some(output)
+    }
+
+    /// Has it written down what the next router needs if this one dies.
+    fn bequeath(&mut self) {
+        if !self.preload.as_ref().is_some_and(Preload::outlives) {
+            return;
+        }
+        let left = self.processes.iter().filter_map(|(pid, process)| {
+            let stage = self.fleet.stage(process.worker)?;
+            let Process { worker, started, .. } = *process;
+            Some(Left { worker, pid: pid.as_raw(), started, stage })
+        });
+        let mut left: Vec<Left> = left.collect();
+        left.sort_unstable_by_key(|left| left.worker);
+        self.plane.bequeath(Estate { unique: self.unique, habits: self.fleet.habits(), left });
+    }
+
+    fn freeze(self, now: Moment) -> io::Result<Ended> {
+        let fleet = &self.fleet;
+        let processes = self.processes.into_iter().map(|(pid, process)| {
+            let Process { worker, started, orphan, output } = process;
             let stopped = output.map(Reader::stop).transpose();
             let stopped = stopped.inspect_err(|error| {
                 tracing::error!(%worker, %error, "the worker's output is lost");
             });
-            frozen::Process::new(worker, pid.as_raw(), stopped.ok().flatten())
+            let stage = fleet.stage(worker).unwrap_or(Stage::Stopping);
+            let left = Left { worker, pid: pid.as_raw(), started, stage };
+            frozen::Process::new(&left, orphan.is_some(), stopped.ok().flatten())
         });
         Ok(Ended::Frozen(Box::new(Frozen {
             now,
@@ -279,7 +386,6 @@ impl<P: DataPlane> Supervisor<'_, P> {
             fatal: self.fatal,
             books: self.fleet.freeze(),
             unique: self.unique,
-            preload: self.preload.take().map(Preload::leave),
             configured: self.config.app.workers,
         })))
     }
@@ -302,6 +408,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Turn::Wish(wish) => self.fulfil(wish),
             Turn::Reap => {
                 self.reap();
+                return;
+            }
+            Turn::Gone(pid) => {
+                self.ended(pid, Exit::Unknown);
                 return;
             }
         };
@@ -406,7 +516,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
         self.fleet.stop(self.now)
     }
 
-    /// Children that ended. The fleet learns of an exit once the last words are read.
+    /// Children that ended.
     fn reap(&mut self) {
         let (fleet, processes) = (&self.fleet, &self.processes);
         let treekill = self.config.app.treekill;
@@ -417,21 +527,23 @@ impl<P: DataPlane> Supervisor<'_, P> {
         });
         for (pid, status) in ended {
             // As process 1 of a container we are handed strangers, too.
-            let Some(Process { worker, output }) = self.processes.remove(&pid) else {
-                continue;
-            };
-            self.plane.detach(worker);
-            let exit = exit_of(status);
-            self.untold.push((worker, exit.clone()));
-            let last_words = self.last_words.clone();
-            tokio::task::spawn_local(async move {
-                if let Some(mut output) = output {
-                    let _ = timeout(LAST_WORDS, output.ended()).await;
-                }
-                // Only a supervisor that has returned does not listen.
-                let _ = last_words.send((worker, exit));
-            });
+            self.ended(pid, exit_of(status));
         }
+    }
+
+    /// A process is gone. The fleet learns of it once the last words are read.
+    fn ended(&mut self, pid: Pid, exit: Exit) {
+        let Some(Process { worker, output, .. }) = self.processes.remove(&pid) else { return };
+        self.plane.detach(worker);
+        self.untold.push((worker, exit.clone()));
+        let last_words = self.last_words.clone();
+        tokio::task::spawn_local(async move {
+            if let Some(mut output) = output {
+                let _ = timeout(LAST_WORDS, output.ended()).await;
+            }
+            // Only a supervisor that has returned does not listen.
+            let _ = last_words.send((worker, exit));
+        });
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
@@ -485,8 +597,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
                 self.forget_tails(worker.slot);
                 self.tails.insert(worker, output.tail());
-                let output = Some(output);
-                self.processes.insert(pid, Process { worker, output });
+                // It is our child and not reaped, so that it has a line in /proc, if there is one.
+                let started = process::started(pid).unwrap_or(0);
+                let process = Process { worker, started, orphan: None, output: Some(output) };
+                self.processes.insert(pid, process);
                 self.plane.attach(worker, channel, lane);
             }
             Err(error) => {
@@ -513,8 +627,14 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn kill(&self, worker: WorkerId, signal: Signal) {
         let Some(pid) = self.pid(worker) else { return };
+        let orphan = self.processes.get(&pid).and_then(|process| process.orphan.as_ref());
         let kill = if self.config.app.treekill { process::kill_tree } else { process::kill };
-        if let Err(error) = kill(pid, signal) {
+        // As long as it lives its pid is its own.
+        let killed = match orphan {
+            Some(orphan) => orphan.probe().and_then(|()| kill(pid, signal)),
+            None => kill(pid, signal),
+        };
+        if let Err(error) = killed {
             tracing::warn!(%worker, %signal, %error, "the worker could not be signalled");
         }
     }
@@ -547,6 +667,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 why = format!("its event loop has not turned for {:?}", rounded(*silent)),
                 "recycling the worker"
             ),
+            Note::Adopted => {
+                let pid = self.pid(worker).map(Pid::as_raw);
+                tracing::info!(%worker, pid, "adopted");
+            }
+            Note::OrphanLost(exit) => {
+                let why =
+                    exit.as_ref().map_or_else(|| "it did not attach".to_owned(), Exit::to_string);
+                tracing::warn!(%worker, why, "orphan lost");
+            }
             Note::Left => tracing::debug!(%worker, "the worker closed its channel"),
             Note::Broken(reason) => tracing::error!(%worker, reason, "killing the worker"),
             Note::Overdue => tracing::warn!(
@@ -643,9 +772,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
 /// Why there is no preload.
 fn unwritten(error: &io::Error) -> String {
     format!(
-        "the preload cannot be written into {}: {error}. Set XDG_RUNTIME_DIR or TMPDIR to a \
-         directory that can be written, or use --no-preload",
-        preload::runtime_directory().display()
+        "the preload cannot be written: {error}. Name a directory that can be written with \
+         --runtime-dir, or use --no-preload"
     )
 }
 
@@ -670,6 +798,9 @@ impl fmt::Display for Exit {
                 Err(_) => write!(f, "was ended by signal {number}"),
             },
             Self::Unstarted(reason) => f.write_str(reason),
+            Self::Unknown => {
+                f.write_str("ended, and only the router that had started it could ask how")
+            }
         }
     }
 }
@@ -684,6 +815,7 @@ impl fmt::Display for Trouble {
             }
             Self::Hung(silent) => write!(f, "hung: nothing for {:?}", rounded(*silent)),
             Self::Broken(why) => write!(f, "was killed: {why}"),
+            Self::NeverAttached => f.write_str("did not attach"),
         }
     }
 }

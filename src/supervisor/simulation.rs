@@ -1,5 +1,5 @@
-//! A seeded simulation of the workers' lives: crashes, hangs, reloads, scaling, restarts and upgrades
-//! in random order.
+//! A seeded simulation of the workers' lives: crashes, hangs, reloads, scaling, restarts, upgrades and
+//! deaths of the router in random order.
 //!
 //! What must hold is looked at after every step; at the end everybody is well-behaved, and it must
 //! end where the operator has asked. A failure prints the line that repeats it.
@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use super::fleet::{End, Fleet, STOP_GRACE};
-use super::table::{Action, Exit, Input, Moment, Rules, State};
+use super::table::{Moment, Rules, State};
+use super::vocabulary::{Action, Exit, Input};
 use crate::config::App;
 use crate::route::WorkerId;
 
@@ -129,6 +130,17 @@ fn upgraded<'a>(fleet: Fleet<'a>, app: &'a App) -> Fleet<'a> {
     Fleet::thaw(rules(app), serde_json::from_str(&text).expect("as written"))
 }
 
+/// The router dies, and the next one finds what is left.
+fn adopted<'a>(fleet: &Fleet<'a>, world: &mut World, app: &'a App, now: Moment) -> Fleet<'a> {
+    let left: Vec<_> = fleet.stages().collect();
+    for process in &mut world.processes {
+        (process.ready, process.draining, process.asked) = (false, false, false);
+    }
+    let mut next = Fleet::adopting(rules(app), fleet.habits(), &left, now + DRAIN);
+    world.perform(next.start(now));
+    next
+}
+
 fn sign(fleet: &mut Fleet<'_>, id: WorkerId, which: u64, now: Moment) -> Vec<Action> {
     let input = match which {
         0 => Input::Online,
@@ -136,6 +148,7 @@ fn sign(fleet: &mut Fleet<'_>, id: WorkerId, which: u64, now: Moment) -> Vec<Act
         2 => Input::Ready,
         3 => Input::Listens,
         4 => Input::Listening,
+        5 => Input::Attached,
         _ => Input::Drained,
     };
     fleet.feed(id, input, now)
@@ -165,7 +178,7 @@ fn simulate(seed: u64) {
         let served = world.serving();
         let choice = random.below(40);
         let actions = match choice {
-            0..12 => sign(&mut fleet, id, random.below(6), now),
+            0..12 => sign(&mut fleet, id, random.below(7), now),
             12 => fleet.feed(id, Input::Closed, now),
             13 => fleet.feed(id, Input::Broken("test".into()), now),
             14 => fleet.feed(id, Input::Hung(DRAIN), now),
@@ -182,10 +195,14 @@ fn simulate(seed: u64) {
                 fleet = upgraded(fleet, &app);
                 vec![]
             }
+            24 if random.below(3) == 0 => {
+                fleet = adopted(&fleet, &mut world, &app, now);
+                vec![]
+            }
             _ => fleet.tick(now),
         };
         world.perform(actions);
-        if choice < 12 || choice == 18 || choice == 19 || choice > 23 {
+        if choice < 12 || choice == 18 || choice == 19 || choice > 24 {
             // Nothing but a reload's success, a drain or a death takes a worker that serves.
             for id in served {
                 let slot = fleet.slot(id).expect("it was there");
@@ -226,7 +243,7 @@ fn settles(fleet: &mut Fleet<'_>, world: &mut World, app: &App, now: &mut Moment
             } else if draining {
                 world.perform(fleet.feed(id, Input::Drained, *now));
             } else {
-                for input in [Input::Listens, Input::Listening, Input::Ready] {
+                for input in [Input::Attached, Input::Listens, Input::Listening, Input::Ready] {
                     world.perform(fleet.feed(id, input, *now));
                 }
             }

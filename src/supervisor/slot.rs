@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Action, Around, Habits, Input, Moment, Rules, State, Trouble, Worker};
+use super::Stage;
+use super::table::{Around, Habits, Moment, Rules, State, Worker};
+use super::vocabulary::{Action, Input, Trouble};
 use crate::route::WorkerId;
 
 /// ```text
@@ -66,7 +68,7 @@ pub(super) struct Failed {
 pub(super) enum Reloadable {
     /// Start a successor.
     Now,
-    /// Later: both seats are taken.
+    /// Later: both seats are taken, or the worker has not attached.
     Later,
     /// Nothing serves here: it is simply started anew.
     Anew,
@@ -86,6 +88,38 @@ impl Slot {
     pub(super) fn new(slot: u16) -> Self {
         let present = Worker::new(slot);
         Self { present, beside: None, wanted: true, anew: false, latest: 0 }
+    }
+
+    /// Of an earlier router's workers: the one that serves becomes the present one, if the slot is
+    /// wanted; the others leave.
+    pub(super) fn adopting(
+        slot: u16,
+        wanted: bool,
+        left: &[(WorkerId, Stage)],
+        until: Moment,
+    ) -> Self {
+        let mut workers: Vec<_> = left.iter().copied().take(2).collect();
+        let serves = |stage| workers.iter().position(|(_, left)| *left == stage);
+        let best = serves(Stage::Ready).or_else(|| serves(Stage::Starting)).filter(|_| wanted);
+        let leaves = |stage| match stage {
+            Stage::Starting | Stage::Stopping => Stage::Stopping,
+            Stage::Ready | Stage::Draining => Stage::Draining,
+        };
+        let mut found = Self { wanted, ..Self::new(slot) };
+        found.latest = workers.iter().map(|(id, _)| id.generation).max().unwrap_or(0);
+        if let Some(best) = best {
+            let (id, left) = workers.remove(best);
+            found.present = Worker::awaited(id, left, until);
+        } else if workers.len() == 2 {
+            // Both seats are taken by workers that leave.
+            let (id, left) = workers.remove(0);
+            found.present = Worker::awaited(id, leaves(left), until);
+            found.anew = wanted;
+        }
+        let beside = workers.pop();
+        found.beside =
+            beside.map(|(id, left)| Beside::Leaving(Worker::awaited(id, leaves(left), until)));
+        found
     }
 
     /// Both.
@@ -199,6 +233,7 @@ impl Slot {
     pub(super) fn reloadable(&self) -> Reloadable {
         match self.present.state {
             _ if !self.wanted => Reloadable::Never,
+            State::Awaited { .. } => Reloadable::Later,
             State::Ready if self.beside.is_none() => Reloadable::Now,
             State::Ready => Reloadable::Later,
             _ => Reloadable::Anew,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
+use super::vocabulary::{Action, Exit, Input, Note, Trouble};
 use crate::config::App;
 use crate::route::WorkerId;
 
@@ -44,11 +45,17 @@ pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(30);
 ///    │                 ▼                              │
 ///    │              Errored                           │
 ///    └────────────────────────────────────────────────┘ exit, if it was meant to leave for good
+///
+///            attached
+///   Awaited ──────────► Starting, Ready, Draining or Stopping: as it was left
+///    │  │ time over
+///    │  └─────────────► Stopping
+///    └─ exit ─────────► Backoff (at once), or Down if it was leaving
 /// ```
 ///
 /// (rules): no restart wanted -> Down; too many unstable lives in a row -> Errored; else
-/// Backoff. A process exists in Starting, Ready, Draining and Stopping, and in no other state. A
-/// Draining worker's exit is what was wanted: Down.
+/// Backoff. A process exists in Starting, Ready, Draining, Stopping and Awaited, and in no other
+/// state. A Draining worker's exit is what was wanted: Down.
 ///
 /// On trial (the successor in a reload) a worker shows that it is ready and is then compared with
 /// the one it shall succeed; whatever goes wrong before that gives it up for good.
@@ -56,6 +63,13 @@ pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(30);
 pub(super) enum State {
     /// No process, and none will be started.
     Down,
+    /// A process of an earlier router's, which has not attached yet.
+    Awaited {
+        /// When it is given up.
+        until: Moment,
+        /// What it becomes.
+        left: Stage,
+    },
     /// The process runs and has not shown that it is ready.
     Starting {
         /// Node is up: what follows is the app's own start.
@@ -96,132 +110,6 @@ pub(super) enum Next {
     Kill(Moment),
     /// SIGKILL has been sent.
     Wait,
-}
-
-/// What happens to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Input {
-    /// The operator wants it to run.
-    Start,
-    /// Node is up in it.
-    Online,
-    /// Its adapter's first heartbeat.
-    Heartbeat,
-    /// It said 'ready'.
-    Ready,
-    /// It asked to listen.
-    Listens,
-    /// It listens.
-    Listening,
-    /// These places of the worker it shall succeed it does not serve.
-    Compared(Vec<String>),
-    /// The worker it was to succeed is gone: it takes its place as it is.
-    Alone,
-    /// No new sessions: it ends when those it has are done.
-    Drain,
-    /// It has no sessions left.
-    Drained,
-    /// Its channel is closed, the process lives.
-    Closed,
-    /// Its channel is of no more use: broken or stalled.
-    Broken(String),
-    /// It has said nothing for so long.
-    Hung(Duration),
-    /// Its process has ended.
-    Exited(Exit),
-    /// The operator wants it to end.
-    Stop,
-    /// The operator wants it to end now.
-    Kill,
-    /// Time has passed.
-    Tick,
-}
-
-/// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Exit {
-    /// By itself.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// It was never started; the reason.
-    Unstarted(String),
-}
-
-/// Why a worker was given up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Trouble {
-    /// It ended before it was ready.
-    Exited(Exit),
-    /// It was not ready after this long.
-    NotReady(Duration),
-    /// It does not serve these places of the worker it was to succeed.
-    Missing(Vec<String>),
-    /// It said nothing for so long.
-    Hung(Duration),
-    /// Its channel was of no more use.
-    Broken(String),
-}
-
-/// What is to be done. A worker is named by its id: the slot's own number may have moved on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Start a process for this id.
-    Spawn(WorkerId),
-    /// It may (not) be given sockets.
-    SetReady(WorkerId, bool),
-    /// It gets no new sessions, and shall say when it has none left.
-    Drain(WorkerId),
-    /// It is ready to succeed the other: find out which places of the other's it does not serve.
-    Compare {
-        /// On trial.
-        successor: WorkerId,
-        /// Still there.
-        present: WorkerId,
-    },
-    /// Ask it to end: the kill signal, or the message.
-    Terminate(WorkerId),
-    /// Ask it to end by the kill signal: it has no channel for a message.
-    Signal(WorkerId),
-    /// SIGKILL.
-    Kill(WorkerId),
-    /// Nothing listens and nobody will.
-    OpenDefaultListener,
-    /// Tell the operator of a worker.
-    Say(WorkerId, Note),
-    /// Tell the operator of them all.
-    Tell(super::fleet::News),
-}
-
-/// What the operator is told of a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Note {
-    /// It is ready, this long after its start.
-    Ready(Duration),
-    /// No sign of readiness in time: taken as ready.
-    TakenAsReady,
-    /// No 'ready' in time: still waiting for it.
-    StillWaiting,
-    /// It gets no new sessions, and this long for those it has.
-    Draining(Duration),
-    /// It has no sessions left.
-    Drained,
-    /// Its time to drain is over.
-    DrainOver,
-    /// It closed its channel.
-    Left,
-    /// It is killed for this reason.
-    Broken(String),
-    /// It is killed, having said nothing for so long.
-    Hung(Duration),
-    /// It did not end when asked to: killed.
-    Overdue,
-    /// It ended after this long and is started again after a delay.
-    Restart(Exit, Duration, Duration),
-    /// It ended after this long and stays down.
-    Ended(Exit, Duration),
-    /// It ended this many times in a row before `min_uptime`: given up.
-    Errored(Exit, u32),
 }
 
 /// What is known of the app's habits, learned from any of its workers.
@@ -309,9 +197,14 @@ impl Worker {
         Self { trial: Some(Trial::default()), ..Self::new(slot) }
     }
 
+    /// A process that an earlier router has left so.
+    pub(super) fn awaited(id: WorkerId, left: Stage, until: Moment) -> Self {
+        Self { id, state: State::Awaited { until, left }, ..Self::new(id.slot) }
+    }
+
     /// Whether a process exists.
     pub(super) fn alive(&self) -> bool {
-        self.stage().is_some()
+        self.stage().is_some() || matches!(self.state, State::Awaited { .. })
     }
 
     /// Whether nothing will happen to it by itself.
@@ -324,6 +217,7 @@ impl Worker {
         match self.state {
             State::Draining { .. } => true,
             State::Stopping { wanted, .. } => wanted,
+            State::Awaited { left, .. } => matches!(left, Stage::Draining | Stage::Stopping),
             _ => false,
         }
     }
@@ -335,6 +229,7 @@ impl Worker {
             State::Ready => Some(Stage::Ready),
             State::Draining { .. } => Some(Stage::Draining),
             State::Stopping { .. } => Some(Stage::Stopping),
+            State::Awaited { left, .. } => Some(left),
             State::Down | State::Backoff(_) | State::Errored => None,
         }
     }
@@ -351,7 +246,8 @@ impl Worker {
             State::Starting { patience, settle, .. } => patience.into_iter().chain(settle).min(),
             State::Stopping { next: Next::Ask(at) | Next::Kill(at), .. }
             | State::Backoff(at)
-            | State::Draining { until: at } => Some(at),
+            | State::Draining { until: at }
+            | State::Awaited { until: at, .. } => Some(at),
             State::Stopping { next: Next::Wait, .. }
             | State::Down
             | State::Ready
@@ -361,7 +257,7 @@ impl Worker {
 
     /// The table.
     pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) -> Vec<Action> {
-        use State::{Backoff, Down, Draining, Errored, Ready, Starting, Stopping};
+        use State::{Awaited, Backoff, Down, Draining, Errored, Ready, Starting, Stopping};
         let (app, now) = (around.rules.app, around.now);
         match input {
             Input::Listens => *around.habits = Habits { listens: true, ..Habits::default() },
@@ -374,6 +270,29 @@ impl Worker {
             (Backoff(_) | Errored, Input::Stop | Input::Kill | Input::Drain) => {
                 self.state = Down;
                 vec![]
+            }
+
+            (Awaited { left, .. }, Input::Attached) => self.attached(left, around),
+            (Awaited { until, .. }, Input::Drain) => {
+                self.state = Awaited { until, left: Stage::Draining };
+                vec![]
+            }
+            (Awaited { left, until }, Input::Tick) if until <= now => {
+                self.trouble = Some(Trouble::NeverAttached);
+                let wanted = matches!(left, Stage::Draining | Stage::Stopping);
+                self.state = Stopping { wanted, next: Next::Wait };
+                vec![Action::Say(self.id, Note::OrphanLost(None)), Action::Kill(self.id)]
+            }
+            (Awaited { left, .. }, Input::Exited(exit)) => {
+                // It may have run for days: no unstable life, no pause.
+                let leaves = matches!(left, Stage::Draining | Stage::Stopping);
+                self.state = if leaves || !app.autorestart { Down } else { Backoff(now) };
+                self.last_exit = Some(exit.clone());
+                vec![Action::Say(self.id, Note::OrphanLost(Some(exit)))]
+            }
+            (Awaited { .. }, Input::Stop) => {
+                self.state = Stopping { wanted: true, next: Next::Kill(now + app.kill_timeout) };
+                vec![Action::Signal(self.id)]
             }
 
             (
@@ -445,7 +364,10 @@ impl Worker {
                 self.state = Stopping { wanted: true, next };
                 vec![]
             }
-            (Starting { .. } | Ready | Draining { .. } | Stopping { .. }, Input::Kill) => {
+            (
+                Starting { .. } | Ready | Draining { .. } | Stopping { .. } | Awaited { .. },
+                Input::Kill,
+            ) => {
                 self.state = Stopping { wanted: true, next: Next::Wait };
                 vec![Action::SetReady(self.id, false), Action::Kill(self.id)]
             }
@@ -490,6 +412,31 @@ impl Worker {
             listens: false,
         };
         vec![Action::Spawn(self.id)]
+    }
+
+    /// It goes on from where its last router saw it.
+    fn attached(&mut self, left: Stage, around: &Around<'_>) -> Vec<Action> {
+        let (rules, now) = (around.rules, around.now);
+        let (state, action) = match left {
+            Stage::Starting => {
+                let patience = Some(now + rules.app.listen_timeout);
+                let state =
+                    State::Starting { online: true, patience, settle: None, listens: false };
+                (state, None)
+            }
+            Stage::Ready => (State::Ready, Some(Action::SetReady(self.id, true))),
+            Stage::Draining => {
+                let until = now + rules.drain_timeout;
+                (State::Draining { until }, Some(Action::Drain(self.id)))
+            }
+            Stage::Stopping => {
+                let next = Next::Kill(now + rules.app.kill_timeout);
+                (State::Stopping { wanted: true, next }, Some(Action::Terminate(self.id)))
+            }
+        };
+        self.state = state;
+        let adopted = Action::Say(self.id, Note::Adopted);
+        [adopted].into_iter().chain(action).collect()
     }
 
     /// A sign that is not yet readiness, or none in time.

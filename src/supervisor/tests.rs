@@ -41,6 +41,8 @@ struct Notebook {
 }
 
 impl DataPlane for Notebook {
+    fn bequeath(&mut self, _: Estate) {}
+
     fn attach(&mut self, worker: WorkerId, channel: OwnedFd, _: Option<LanePair>) {
         self.said.push(format!("attach {worker}"));
         let reader = UnixStream::from(channel.try_clone().expect("an fd is left"));
@@ -135,8 +137,11 @@ fn supervise(
         let (events, received) = unbounded_channel();
         let mut plane = notebook(events, signal, listener);
         let began = Instant::now();
-        let run =
-            timeout(Duration::from_secs(20), run(config, None, &mut plane, received, None)).await;
+        let run = timeout(
+            Duration::from_secs(20),
+            run(config, None, &mut plane, received, Origin::Fresh),
+        )
+        .await;
         let Ended::Over(outcome) = run.expect("it ends in time").expect("signals can be watched")
         else {
             panic!("nobody froze it");
@@ -152,7 +157,7 @@ fn supervise_across_an_upgrade(config: &Config, signal: Signal) -> (Outcome, Vec
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
         let (events, received) = unbounded_channel();
         let mut plane = Notebook { freezes: true, ..notebook(events, Some(signal), Ok(())) };
-        let before = run(config, None, &mut plane, received, None).await;
+        let before = run(config, None, &mut plane, received, Origin::Fresh).await;
         let Ended::Frozen(frozen) = before.expect("signals can be watched") else {
             panic!("it was frozen");
         };
@@ -160,7 +165,7 @@ fn supervise_across_an_upgrade(config: &Config, signal: Signal) -> (Outcome, Vec
         let frozen = serde_json::from_slice(&bytes).expect("as written");
         let (events, received) = unbounded_channel();
         plane.events = events;
-        let after = run(config, None, &mut plane, received, Some(frozen));
+        let after = run(config, None, &mut plane, received, Origin::Frozen(frozen));
         let after = timeout(Duration::from_secs(20), after).await.expect("it ends in time");
         let Ended::Over(outcome) = after.expect("signals can be watched") else {
             panic!("nobody froze it again");

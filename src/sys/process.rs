@@ -1,14 +1,16 @@
 //! Worker processes: fork, exec, the fds a child gets, signals to it, its exit.
 //!
 //! A child gets four fds, or five, and nothing else: 0 is `/dev/null`, 1 and 2 are pipes to us, 3 is
-//! the channel, 4 the lane if there is one. It starts with default signal dispositions, an empty mask, and a process group of
-//! its own, so that Ctrl-C in a terminal reaches only the router. Whether and when to start or
-//! to end a process is not decided here.
+//! the channel, 4 the lane if there is one. It starts with default signal dispositions, an empty
+//! mask, and a session of its own: Ctrl-C in a terminal reaches only the router, and the kernel does
+//! not hang up on a stopped child when the router dies. Whether and when to start or to end a
+//! process is not decided here.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -17,7 +19,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setsid};
 
 use super::syscall;
 
@@ -50,6 +52,8 @@ pub struct Spawn<'a> {
     pub channel: OwnedFd,
     /// The child's end of its lane.
     pub lane: Option<BorrowedFd<'a>>,
+    /// It may outlive us: its output pipes have a reader for as long as it lives, itself.
+    pub outlives: bool,
 }
 
 /// A started process and our ends of its output pipes, non-blocking.
@@ -65,7 +69,7 @@ pub struct Spawned {
 
 /// Starts a process. It must be reaped by [`reap`].
 pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
-    let Spawn { program, args, env, unset, cwd, channel, lane } = spawn;
+    let Spawn { program, args, env, unset, cwd, channel, lane, outlives } = spawn;
     // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
     // 3 or 4, placing the channel or the lane would close it; so both numbers are kept occupied
     // while the pipe is made.
@@ -82,8 +86,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
         .current_dir(cwd)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
+        .stderr(Stdio::piped());
     for name in unset {
         command.env_remove(name);
     }
@@ -91,7 +94,7 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
     let lane_fd = lane.as_ref().map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`
     // and its callees make bare system calls on integers, and allocate and lock nothing.
-    unsafe { command.pre_exec(move || prepare_child(channel_fd, lane_fd)) };
+    unsafe { command.pre_exec(move || prepare_child(channel_fd, lane_fd, outlives)) };
     let mut child = command.spawn()?;
 
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -105,7 +108,11 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
 }
 
 /// Runs in the child between fork and exec.
-fn prepare_child(channel: RawFd, lane: Option<RawFd>) -> io::Result<()> {
+fn prepare_child(channel: RawFd, lane: Option<RawFd>, outlives: bool) -> io::Result<()> {
+    if outlives {
+        keep_readable(c"/proc/self/fd/1", libc::STDOUT_FILENO);
+        keep_readable(c"/proc/self/fd/2", libc::STDERR_FILENO);
+    }
     // SAFETY: dup2 touches no memory. What it closes at 3 is the copy `spawn` holds there or an fd
     // of the router's, both meaningless in the child; `spawn` keeps `channel` open.
     check(unsafe { libc::dup2(channel, CHANNEL_FD) })?;
@@ -127,8 +134,20 @@ fn prepare_child(channel: RawFd, lane: Option<RawFd>) -> io::Result<()> {
         // SAFETY: SIG_DFL installs no handler, so no code of ours can run from it.
         let _ = unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    setsid()?;
     signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// Opens a pipe's end for reading as well, so that whoever writes there is never told that nobody
+/// reads. Runs in the child. Without /proc it stays as it is.
+fn keep_readable(path: &CStr, number: RawFd) {
+    // SAFETY: the path ends in a zero and is static.
+    let opened = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if opened >= 0 {
+        // SAFETY: two integers; what is closed at `number` is the same pipe's end.
+        let _ = unsafe { libc::dup2(opened, number) };
+    }
 }
 
 /// A copy of `fd` with the lowest free number from `least` on, closed on exec.
@@ -193,6 +212,48 @@ fn next_ended() -> Option<Pid> {
     // SAFETY: the kernel has filled in a child's fields, or left the zeroes when none has ended.
     let pid = unsafe { info.si_pid() };
     (pid != 0).then(|| Pid::from_raw(pid))
+}
+
+/// When a process has started, in clock ticks since boot: with its pid a name that never comes
+/// again. Field 22 of /proc/PID/stat.
+///
+/// # Errors
+/// There is no such process, or no /proc.
+pub fn started(pid: Pid) -> io::Result<u64> {
+    const FIELDS_BEHIND_NAME: usize = 19;
+    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+    // The second field, the name in brackets, may hold anything.
+    let end = stat.iter().rposition(|byte| *byte == b')');
+    let rest = end.and_then(|end| std::str::from_utf8(stat.get(end + 1..)?).ok());
+    let field = rest.and_then(|rest| rest.split_whitespace().nth(FIELDS_BEHIND_NAME));
+    let ticks = field.and_then(|field| field.parse().ok());
+    ticks.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in its stat"))
+}
+
+/// The sockets that another process has, by [`super::socket::number`].
+///
+/// # Errors
+/// It is gone, or it is another user's.
+pub fn sockets(pid: Pid) -> io::Result<Vec<u64>> {
+    let mut sockets = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // Closed since it was listed: it is no more.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        let number = target.to_str().and_then(|target| target.strip_prefix("socket:["));
+        let number = number.and_then(|number| number.strip_suffix(']')?.parse::<u64>().ok());
+        sockets.extend(number);
+    }
+    Ok(sockets)
+}
+
+/// What another process writes to one of its descriptors, if that is a pipe.
+///
+/// # Errors
+/// It is gone, or it is another user's.
+pub fn read_end(pid: Pid, descriptor: RawFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{descriptor}");
+    let mut options = std::fs::OpenOptions::new();
+    Ok(options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?.into())
 }
 
 /// Sends a signal to a process and to its descendants, those that have left its process group
@@ -295,6 +356,7 @@ mod tests {
             cwd: Path::new("/"),
             channel,
             lane: None,
+            outlives: false,
         })
         .expect("sh starts")
     }
@@ -332,6 +394,7 @@ mod tests {
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: Some(lane_theirs.as_fd()),
+                outlives: false,
             });
             drop(lane_theirs);
             assert_eq!(output(child.expect("sh starts")), "0\n1\n2\n3\n4\n");
@@ -389,6 +452,7 @@ mod tests {
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: None,
+                outlives: false,
             })
             .expect_err("it is not there");
             assert_eq!(error.kind(), io::ErrorKind::NotFound);

@@ -1,0 +1,60 @@
+//! What a router would leave behind if it died now: its living workers, and what it knows of them.
+//!
+//! It is written down whenever it changes, and read by the next router, whose children these
+//! processes are not. Nothing in it is taken on trust: a pid counts only with its start time.
+
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::Stage;
+use super::table::Habits;
+use crate::route::WorkerId;
+use crate::sys::process;
+
+/// See the module's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estate {
+    /// The last `NODE_UNIQUE_ID` given.
+    pub(super) unique: u32,
+    pub(super) habits: Habits,
+    pub(super) left: Vec<Left>,
+}
+
+/// One living worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Which.
+    pub worker: WorkerId,
+    /// Its process.
+    pub pid: i32,
+    /// When that has started, in clock ticks since boot.
+    pub started: u64,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+impl Left {
+    /// Whether clients may ask for it.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        matches!(self.stage, Stage::Ready | Stage::Draining)
+    }
+
+    /// Whether the very process still lives.
+    fn lives(&self) -> bool {
+        process::started(Pid::from_raw(self.pid)).is_ok_and(|started| started == self.started)
+    }
+}
+
+impl Estate {
+    /// Forgets those that have ended.
+    pub fn verify(&mut self) {
+        self.left.retain(Left::lives);
+    }
+
+    /// The workers there are.
+    #[must_use]
+    pub fn left(&self) -> &[Left] {
+        &self.left
+    }
+}
