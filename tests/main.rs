@@ -48,6 +48,7 @@ mod interpreters;
 mod lane;
 mod lifecycle;
 mod limits;
+mod orphans;
 mod proxy;
 mod reload;
 mod systemd;

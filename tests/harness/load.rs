@@ -62,6 +62,18 @@ impl Load {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
     }
 
+    /// Has so many broadcasts sent, with `"broadcasts": "asked"`.
+    pub fn say(&mut self, broadcasts: u32) {
+        writeln!(self.stdin, "say {broadcasts}").unwrap();
+    }
+
+    /// What the clients have seen so far.
+    #[track_caller]
+    pub fn report(&mut self) -> Summary {
+        self.stdin.write_all(b"report\n").unwrap();
+        Summary(self.line(SOON))
+    }
+
     /// Ends it; what was due has come by then, or is counted.
     #[track_caller]
     pub fn stop(mut self) -> Summary {

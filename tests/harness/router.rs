@@ -7,8 +7,9 @@ use super::{Connection, Engine, Place, Response, SOON, TempDir, binary, fixture,
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,7 @@ pub struct Builder {
     no_io_uring: bool,
     binary: OsString,
     socket: Option<OwnedFd>,
+    runtime: Option<PathBuf>,
 }
 
 /// As a service manager passes a listening socket: descriptor 3, and the process id that may use
@@ -72,6 +74,7 @@ impl Router {
             no_io_uring: false,
             binary: binary(),
             socket: None,
+            runtime: None,
         }
     }
 
@@ -171,6 +174,12 @@ impl Builder {
         self
     }
 
+    /// Where it keeps what its successor needs, instead of a directory that goes with it.
+    pub fn runtime(mut self, directory: &Path) -> Self {
+        self.runtime = Some(directory.into());
+        self
+    }
+
     /// Passes a listening socket, as a service manager does.
     pub fn socket(mut self, socket: &impl AsFd) -> Self {
         self.socket = Some(socket.as_fd().try_clone_to_owned().unwrap());
@@ -205,8 +214,10 @@ impl Builder {
                 command.env_remove(name);
             }
         }
-        let runtime = TempDir::new();
-        command.env("XDG_RUNTIME_DIR", runtime.path());
+        // A directory of its own: a router takes over the workers that it finds in it.
+        let own_runtime = self.runtime.is_none().then(TempDir::new);
+        let runtime = self.runtime.as_deref().or_else(|| own_runtime.as_ref().map(TempDir::path));
+        command.env("XDG_RUNTIME_DIR", runtime.unwrap());
         command.args(["--log-format", self.log_format]);
         if self.workers > 0 {
             command.args(["--workers", &self.workers.to_string()]);
@@ -235,7 +246,15 @@ impl Builder {
         log.follow(child.stdout.take().unwrap());
         log.follow(child.stderr.take().unwrap());
         let (workers, process_1) = (self.workers, self.process_1);
-        Router { child, log, workers, process_1, status: None, _place: place, _runtime: runtime }
+        Router {
+            child,
+            log,
+            workers,
+            process_1,
+            status: None,
+            _place: place,
+            _runtime: own_runtime,
+        }
     }
 
     /// Started and listening; the workers may not be up yet.
@@ -273,7 +292,7 @@ pub struct Router {
     process_1: bool,
     status: Option<ExitStatus>,
     _place: Place,
-    _runtime: TempDir,
+    _runtime: Option<TempDir>,
 }
 
 impl Router {
@@ -315,6 +334,13 @@ impl Router {
             pids.all(|pid| pid.is_some_and(|pid| !alive(pid))).then_some(())
         };
         until("no worker drains", SOON, || all_gone(&self.log.lines()));
+    }
+
+    /// Ended at once, as by a crash: its workers are not told.
+    #[track_caller]
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.wait(SOON);
     }
 
     #[track_caller]
@@ -417,7 +443,14 @@ impl Router {
     }
 
     pub fn signal(&self, what: Signal) {
-        signal(self.pid(), what);
+        let pid = self.pid();
+        if self.process_1 {
+            // The child only waits for the router, its own child.
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            signal(children.trim().parse().unwrap(), what);
+        } else {
+            signal(pid, what);
+        }
     }
 
     /// Waits for the router to end by itself.
@@ -485,7 +518,7 @@ impl Drop for Router {
 
 /// Guards against an id that another process has by now: ours run a script of the tests.
 fn is_worker(pid: u32) -> bool {
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command);
     alive(pid) && (command.contains("tests/node/apps/") || command.contains("router-it-"))
 }

@@ -8,6 +8,7 @@
 'use strict';
 const fs = require('fs');
 const { createServer } = require('http');
+const net = require('net');
 const { spawn } = require('child_process');
 const { Server } = require('socket.io');
 
@@ -24,6 +25,17 @@ const routes = {
     console.log('hangs');
     for (;;);
   },
+  '/say': (query) => {
+    console.log('x'.repeat(Number(query.get('bytes'))));
+    return process.pid;
+  },
+  // What a router's attach socket answers to this line from this process.
+  '/attach': (query) => new Promise((resolve) => {
+    let answer = '';
+    const socket = net.connect(query.get('path'), () => socket.write(`${query.get('line')}\n`));
+    socket.setEncoding('latin1').on('data', (chunk) => (answer += chunk));
+    socket.on('error', () => {}).on('close', () => resolve(JSON.stringify(answer)));
+  }),
   '/child': (query) => {
     const child = spawn('sleep', ['600'], { stdio: 'ignore', detached: query.get('detached') === '1' });
     child.unref();
@@ -36,7 +48,7 @@ const server = createServer((req, res) => {
   const route = routes[url.pathname];
   if (!route) return res.writeHead(404).end();
   if (leaks) kept.push(Buffer.alloc(Number(process.env.LEAK_BYTES), 1));
-  return res.end(String(route(url.searchParams)));
+  return Promise.resolve(route(url.searchParams)).then((answer) => res.end(String(answer)));
 });
 const io = new Server(server);
 io.on('connection', (socket) => {

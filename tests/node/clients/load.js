@@ -2,7 +2,7 @@
 //   node load.js URL [OPTIONS AS JSON]
 // runs until "stop" comes on stdin (or stdin ends) and then prints one line of JSON. Before that
 // it prints {"up":true} when every client has had its first answer, and an interim summary for
-// each "report". A third of the clients are WebSockets, a third only poll, a third are short
+// each "report"; "say N" has N broadcasts sent. A third of the clients are WebSockets, a third only poll, a third are short
 // sessions that come and go; beside them plain requests, each on a connection of its own, and some
 // on connections that are kept.
 //
@@ -11,7 +11,8 @@
 //   echo        ms between two echoes of one client (500)
 //   rest        ms between two short sessions of one client (1500)
 //   plain       ms between two plain requests of one loop (100); 0: none
-//   broadcasts  ms between two numbered broadcasts that every WebSocket must see (0: none)
+//   broadcasts  ms between two numbered broadcasts that everybody who stays must see (0: none,
+//               "asked": those that "say" asks for)
 'use strict';
 const diagnostics = require('diagnostics_channel');
 const http = require('http');
@@ -192,16 +193,19 @@ async function plain(n, agent) {
 }
 
 // Connected by WebSocket, so that nothing lies between two of its packets.
-function speaker() {
+function speaker(up) {
   let n = 0;
   const socket = io(url, { transports: WEBSOCKET, forceNew: true, reconnection: false });
+  socket.once('connect', up);
   socket.on('connect_error', (error) => failed('the speaker connects', words(error)));
   socket.on('disconnect', (reason, details) => {
     if (!running) return;
     failed('the speaker', `${reason} ${words(details)}`);
   });
-  const timer = setInterval(() => running && socket.connected && socket.emit('emit all', n++), options.broadcasts);
+  const say = () => running && socket.connected && socket.emit('emit all', n++);
+  const timer = options.broadcasts === 'asked' ? undefined : setInterval(say, options.broadcasts);
   return {
+    say,
     last: () => n - 1,
     end: () => {
       clearInterval(timer);
@@ -222,7 +226,8 @@ let voice = null;
 
 function summary() {
   for (const client of all) client.overdue();
-  return JSON.stringify({ ...seen, connected: all.filter((client) => client.socket.connected).length });
+  const behind = voice ? all.filter((client) => client.heard !== voice.last()).length : 0;
+  return JSON.stringify({ ...seen, behind, connected: all.filter((client) => client.socket.connected).length });
 }
 
 Promise.all(all.map((client) => client.up)).then(() => {
@@ -238,8 +243,9 @@ Promise.all(all.map((client) => client.up)).then(() => {
       client.echo();
     }, options.echo), (n * options.echo) / all.length);
   }
-  if (options.broadcasts) voice = speaker();
-  console.log(JSON.stringify({ up: true }));
+  const up = () => console.log(JSON.stringify({ up: true }));
+  if (options.broadcasts) voice = speaker(up);
+  else up();
 });
 
 async function stop() {
@@ -265,6 +271,7 @@ let typed = '';
 let stopping = false;
 function command(word) {
   if (word === 'report') console.log(summary());
+  if (word.startsWith('say ')) for (let n = Number(word.slice(4)); n > 0; n--) voice.say();
   if (word === 'stop' && !stopping) {
     stopping = true;
     stop();
