@@ -243,15 +243,33 @@ fn reach(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
 #[must_use]
 pub fn watchdog() -> Option<Duration> {
     let variable = |name| std::env::var(name).ok();
-    limit(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id())
+    let (microseconds, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+    limit(microseconds.as_deref(), pid.as_deref(), std::process::id()).unwrap_or_else(|wrong| {
+        tracing::warn!(
+            "{wrong}: the service manager's watchdog is not fed, and may end the router"
+        );
+        None
+    })
 }
 
-fn limit(microseconds: Option<String>, pid: Option<String>, ours: u32) -> Option<Duration> {
-    if pid.is_some_and(|pid| pid.parse() != Ok(ours)) {
-        return None;
+/// As sd_watchdog_enabled(3) reads the two variables. The error is what is wrong with one of them.
+fn limit(
+    microseconds: Option<&str>,
+    pid: Option<&str>,
+    ours: u32,
+) -> Result<Option<Duration>, String> {
+    let Some(microseconds) = microseconds else { return Ok(None) };
+    let wanted = match pid.map(str::parse) {
+        None => ours,
+        Some(Ok(pid)) => pid,
+        Some(Err(_)) => return Err(format!("WATCHDOG_PID={} is no pid", pid.unwrap_or_default())),
+    };
+    match microseconds.parse() {
+        _ if wanted != ours => Ok(None),
+        Ok(0) => Ok(None),
+        Ok(limit) => Ok(Some(Duration::from_micros(limit))),
+        Err(_) => Err(format!("WATCHDOG_USEC={microseconds} is not a number of microseconds")),
     }
-    let limit = Duration::from_micros(microseconds?.parse().ok()?);
-    (!limit.is_zero()).then_some(limit)
 }
 
 /// Makes the reports that were held back, each when its time has come.
@@ -410,13 +428,15 @@ mod tests {
 
     #[test]
     fn the_watchdog_of_another_process_is_not_fed() {
-        let asked = |usec: Option<&str>, pid: Option<&str>| {
-            limit(usec.map(str::to_owned), pid.map(str::to_owned), 7)
-        };
-        assert_eq!(asked(Some("2000"), None), Some(Duration::from_millis(2)));
-        assert_eq!(asked(Some("2000"), Some("7")), Some(Duration::from_millis(2)));
+        let asked = |usec, pid| limit(usec, pid, 7);
+        assert_eq!(asked(Some("2000"), None), Ok(Some(Duration::from_millis(2))));
+        assert_eq!(asked(Some("2000"), Some("7")), Ok(Some(Duration::from_millis(2))));
         for (usec, pid) in [(None, None), (Some("2000"), Some("8")), (Some("0"), None)] {
-            assert_eq!(asked(usec, pid), None, "{usec:?} {pid:?}");
+            assert_eq!(asked(usec, pid), Ok(None), "{usec:?} {pid:?}");
+        }
+        for (usec, pid) in [("2s", None), ("", None), ("-1", Some("7")), ("2000", Some("x"))] {
+            let wrong = asked(Some(usec), pid).expect_err("it is malformed");
+            assert!(wrong.starts_with("WATCHDOG_"), "{wrong}");
         }
     }
 
