@@ -14,6 +14,7 @@ pub mod roll;
 pub mod runtime;
 mod shards;
 pub mod upgrade;
+mod view;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -38,6 +39,7 @@ use self::runtime::{Runtime, RuntimeError};
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
 use crate::config::{self, Config, Plan};
+use crate::control::admin::{Admin, Look};
 use crate::metrics::Totals;
 use crate::shard::frozen::Common;
 use crate::shard::ring::Mail;
@@ -282,8 +284,16 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
     };
     let notify = Notifier::from_environment(told);
     let threads = shards::start(engine, &shared, &reports, &failures, portions)?;
-    let control =
-        Control { config, plan, shared: &shared, successor, runtime, notify: &notify, upgraded };
+    let control = Control {
+        config,
+        plan,
+        engine,
+        shared: &shared,
+        successor,
+        runtime,
+        notify: &notify,
+        upgraded,
+    };
     match control.run(listeners, before, reported, failed).await {
         Ok(Next::Ended(outcome)) => {
             shards::stop(&shared, threads);
@@ -332,6 +342,14 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
     }
 }
 
+/// Answers whoever asks how the router stands, where anybody can.
+async fn answer(admin: &Option<Admin>, look: Look) -> Infallible {
+    match admin {
+        Some(admin) => admin.serve(look).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Opens the log file again whenever it has been moved away.
 async fn reopen_logs(mut moved: Signal) -> Infallible {
     loop {
@@ -367,6 +385,7 @@ enum Before {
 struct Control<'a> {
     config: &'a Config,
     plan: &'a Plan,
+    engine: Engine,
     shared: &'a Arc<Shared>,
     successor: &'a Successor,
     runtime: &'a Runtime,
@@ -457,6 +476,8 @@ impl Control<'_> {
         let (secret, path) = (runtime.secret().to_owned(), runtime.attach());
         let attaching = attach::serve(&path, secret, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
+        let admin = self.admin()?;
+        let look = view::look(config, self.engine, shared, plane.view());
         let mut trial = None;
         let ended = tokio::select! {
             ended = supervisor::run(config, part, &mut plane, happened, origin) => ended
@@ -469,6 +490,7 @@ impl Control<'_> {
                 self.upgrades(asked, &mut trial).await
             } => match never {},
             never = self.lives() => match never {},
+            never = answer(&admin, look) => match never {},
             never = notify::make_reports(Rc::clone(notify)) => match never {},
             never = reopen_logs(moved) => match never {},
         };
@@ -495,6 +517,18 @@ impl Control<'_> {
                 listeners.borrow_mut().clean_up();
                 Err(error)
             }
+        }
+    }
+
+    /// Opens the admin address. After an upgrade that it cannot be had is no reason to end.
+    fn admin(&self) -> Result<Option<Admin>, DaemonError> {
+        let opened = self.config.admin.as_ref().map(Admin::open).transpose();
+        match opened {
+            Err(error) if self.upgraded => {
+                tracing::error!(%error, "the admin address cannot be listened on");
+                Ok(None)
+            }
+            opened => opened.map_err(|reason| DaemonError::System { what: "--admin", reason }),
         }
     }
 

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`daemon`] | wiring and stop order | everything |
 //! | [`cli`] | the command line | config |
+//! | [`control`] | how it is looked at from outside: the admin address | config, metrics, sys |
 //! | [`supervisor`] | the workers' processes: spawn, states, backoff, output | sys, ipc, route, config, metrics |
 //! | [`shard`] | the data plane, one thread per core: accept, peek, route, hand off, relay | sys, http, ipc, route, metrics |
 //! | [`config`] | what the operator asked for, raw then resolved | |
@@ -21,6 +22,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod http;
 pub mod ipc;

@@ -40,6 +40,7 @@
 
 mod harness;
 
+mod admin;
 mod cli;
 mod core;
 mod edges;

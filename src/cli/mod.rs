@@ -68,6 +68,11 @@ fn resolve_in(
         .map(|address| Address::parse(address, &look_up))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| anyhow!("--listen: {error}"))?;
+    let admin = options.admin.as_deref().filter(|address| !address.is_empty());
+    let admin = admin
+        .map(|address| Address::parse(address, &look_up))
+        .transpose()
+        .map_err(|error| anyhow!("--admin: {error}"))?;
     let proxy = proxy(options)?;
     if options.no_preload && options.handoff == Handoff::Lane {
         bail!(
@@ -131,6 +136,7 @@ fn resolve_in(
         hang_timeout: Some(options.hang_timeout).filter(|timeout| !timeout.is_zero() && !inspected),
         orphan_timeout: Some(options.orphan_timeout).filter(|timeout| !timeout.is_zero()),
         runtime_dir: options.runtime_dir.as_ref().map(|directory| here.join(directory)),
+        admin,
         log: options.log_format,
         verbosity: options.verbosity(),
     })

@@ -178,6 +178,11 @@ pub struct Options {
     #[arg(long, env = "ROUTER_RUNTIME_DIR", value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
 
+    /// Where to answer /healthz, /readyz, /status and /metrics over HTTP: host:port, :port, or
+    /// unix:/path
+    #[arg(long, env = "ROUTER_ADMIN", value_name = "ADDR")]
+    pub admin: Option<String>,
+
     /// Replace a worker whose resident memory is more than this: bytes, or with K, M, G
     /// [default: never]
     #[arg(long, env = "ROUTER_MAX_MEMORY_RESTART", value_name = "BYTES", value_parser = config::bytes)]

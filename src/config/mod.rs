@@ -91,6 +91,8 @@ pub struct Config {
     pub orphan_timeout: Option<Duration>,
     /// Where the router keeps what must outlive it; `None`: a directory of its own choice.
     pub runtime_dir: Option<PathBuf>,
+    /// Where it can be asked how it stands.
+    pub admin: Option<Address>,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.
@@ -120,6 +122,7 @@ impl Config {
             hang_timeout: Some(HANG_TIMEOUT),
             orphan_timeout: Some(ORPHAN_TIMEOUT),
             runtime_dir: None,
+            admin: None,
             log: LogFormat::Pretty,
             verbosity: Verbosity::Normal,
         }

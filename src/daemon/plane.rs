@@ -18,6 +18,7 @@ use super::listeners::Listeners;
 use super::notify::Notify;
 use super::roll::{self, Channels};
 use super::shards::{clock, post};
+use super::view::View;
 use crate::config::{self, Config, Plan};
 use crate::ipc::Serialization;
 use crate::route::WorkerId;
@@ -126,7 +127,9 @@ pub(super) struct Plane {
     config: Config,
     awaited: Rc<Awaited>,
     channels: Channels,
-    roll: roll::Writer,
+    /// `None`: nobody outlives this router.
+    roll: Option<roll::Writer>,
+    view: Rc<RefCell<View>>,
     /// All workers have been ready at once.
     complete: bool,
 }
@@ -151,7 +154,8 @@ impl Plane {
             config: config.clone(),
             awaited: Rc::clone(awaited),
             channels: Channels::new(),
-            roll: roll::Writer::new(roll),
+            roll: config.orphan_timeout.map(|_| roll::Writer::new(roll)),
+            view: Rc::default(),
             complete: false,
         }
     }
@@ -164,6 +168,11 @@ impl Plane {
         for shard in 0..self.shared.mailboxes.len() {
             post(&self.shared, shard, mail());
         }
+    }
+
+    /// What there is to be seen from outside.
+    pub(super) fn view(&self) -> &Rc<RefCell<View>> {
+        &self.view
     }
 
     /// The channels of an earlier program's.
@@ -270,8 +279,11 @@ impl DataPlane for Plane {
     }
 
     fn bequeath(&mut self, estate: Estate) {
-        let listeners = self.listeners.borrow().roll();
-        self.roll.write(&self.config, estate, self.channels.clone(), listeners);
+        if let Some(roll) = &mut self.roll {
+            let listeners = self.listeners.borrow().roll();
+            roll.write(&self.config, &estate, &self.channels, listeners);
+        }
+        self.view.borrow_mut().workers = estate.into_left();
     }
 
     fn stop_accepting(&mut self) {
@@ -281,6 +293,7 @@ impl DataPlane for Plane {
     }
 
     fn stands(&mut self, standing: supervisor::Standing) {
+        self.view.borrow_mut().standing = Some(standing);
         self.notify.borrow_mut().stands(standing, clock());
         // By now everybody has asked for what he wants.
         if standing.ready == standing.wanted && !std::mem::replace(&mut self.complete, true) {

@@ -99,16 +99,16 @@ impl Writer {
     pub fn write(
         &mut self,
         config: &Config,
-        estate: Estate,
-        channels: Channels,
+        estate: &Estate,
+        channels: &Channels,
         listeners: listeners::Frozen,
     ) {
         let roll = Roll {
             version: VERSION,
             script: config.app.script.clone(),
             serialization: codec(config).to_owned(),
-            estate,
-            channels,
+            estate: estate.clone(),
+            channels: channels.clone(),
             listeners,
         };
         let written = serde_json::to_vec(&roll).map_err(io::Error::from).and_then(|text| {
@@ -144,7 +144,7 @@ mod tests {
         assert!(read(&path, &config).expect("there is none").is_none());
         let channels = vec![(WorkerId { slot: 1, generation: 3 }, 77)];
         let mut writer = Writer::new(path.clone());
-        writer.write(&config, Estate::default(), channels.clone(), listeners::Frozen::default());
+        writer.write(&config, &Estate::default(), &channels, listeners::Frozen::default());
         let roll = read(&path, &config).expect("it is ours").expect("it is there");
         assert_eq!((roll.channels, roll.estate), (channels, Estate::default()));
 

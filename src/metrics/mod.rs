@@ -1,13 +1,26 @@
 //! What is counted: one table of names, and one set of counters per shard.
 //!
 //! A counter is bumped by its own shard only (relaxed, its own cache lines) and read by anybody;
-//! a total is the sum over the shards.
+//! a total is the sum over the shards. What is measured besides is in `snapshot.rs`, and how both look
+//! to a monitoring system in `exposition.rs`.
+
+pub mod exposition;
+pub mod snapshot;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+macro_rules! reason {
+    () => {
+        None
+    };
+    ($reason:literal) => {
+        Some($reason)
+    };
+}
+
 macro_rules! counters {
-    ($($(#[doc = $help:literal])+ $name:ident => $label:literal,)+) => {
+    ($($(#[doc = $help:literal])+ $name:ident => $label:literal, $family:literal $(($reason:literal))?;)+) => {
         /// Everything that is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Counter { $($(#[doc = $help])+ $name,)+ }
@@ -21,62 +34,88 @@ macro_rules! counters {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $label,)+ }
             }
+
+            /// What it is of: a metric, and a reason where that has several.
+            #[must_use]
+            pub const fn metric(self) -> (&'static str, Option<&'static str>) {
+                match self { $(Self::$name => ($family, reason!($($reason)?)),)+ }
+            }
         }
     };
 }
 
 counters! {
     /// Connections accepted.
-    Accepted => "accepted",
+    Accepted => "accepted", "connections_accepted";
     /// Sockets that a worker took.
-    HandedOff => "handed_off",
+    HandedOff => "handed_off", "connections_handed_off";
     /// Sockets given to another worker, because the first refused, died or went away.
-    Redispatched => "redispatched",
+    Redispatched => "redispatched", "connections_redispatched";
     /// Connections that waited for the announcement of their session.
-    ParkedForSession => "parked_for_session",
+    ParkedForSession => "parked_for_session", "connections_parked" ("session");
     /// Connections that waited for a worker to be ready.
-    ParkedForWorker => "parked_for_worker",
+    ParkedForWorker => "parked_for_worker", "connections_parked" ("worker");
     /// Requests whose session nobody knew, routed by the hash of its id.
-    UnknownSession => "unknown_session",
+    UnknownSession => "unknown_session", "sessions_unknown";
     /// Clients that went away before they had said what they want.
-    Abandoned => "abandoned",
+    Abandoned => "abandoned", "connections_abandoned";
     /// Refused: the bytes are not HTTP (400).
-    RefusedNotHttp => "refused_not_http",
+    RefusedNotHttp => "refused_not_http", "connections_refused" ("not_http");
     /// Refused: HTTP/2 without TLS (400).
-    RefusedHttp2 => "refused_http2",
+    RefusedHttp2 => "refused_http2", "connections_refused" ("http2");
     /// Refused: a TLS handshake on a plain port (400).
-    RefusedTls => "refused_tls",
+    RefusedTls => "refused_tls", "connections_refused" ("tls");
     /// Refused: request line too long (414).
-    RefusedTooLong => "refused_too_long",
+    RefusedTooLong => "refused_too_long", "connections_refused" ("too_long");
     /// Refused: the request line was not complete in time (408).
-    RefusedTimeout => "refused_timeout",
+    RefusedTimeout => "refused_timeout", "connections_refused" ("timeout");
     /// Refused: no worker was ready in time (503).
-    RefusedNoWorker => "refused_no_worker",
+    RefusedNoWorker => "refused_no_worker", "connections_refused" ("no_worker");
     /// Times that accepting paused, out of descriptors or at the bound on waiting connections.
-    AcceptPaused => "accept_paused",
+    AcceptPaused => "accept_paused", "accept_pauses";
     /// Adapter packets received from workers.
-    PacketsIn => "packets_in",
+    PacketsIn => "packets_in", "packets_received";
     /// Adapter packets queued for workers.
-    PacketsOut => "packets_out",
+    PacketsOut => "packets_out", "packets_queued";
     /// Times that reading from workers was held back because a worker or a ring was full.
-    HeldBack => "held_back",
+    HeldBack => "held_back", "relay_pauses";
     /// Workers cut off for frames that are not frames.
-    Malformed => "malformed",
+    Malformed => "malformed", "workers_cut_off" ("malformed");
     /// Workers cut off because they took nothing from a full queue.
-    Stalled => "stalled",
+    Stalled => "stalled", "workers_cut_off" ("stalled");
     /// Session announcements that could not be kept (id too long, table full).
-    SessionsRefused => "sessions_refused",
+    SessionsRefused => "sessions_refused", "sessions_refused";
     /// Sockets that workers sent to the router without a word of the preload's, and were closed.
-    SocketsFromWorkers => "sockets_from_workers",
+    SocketsFromWorkers => "sockets_from_workers", "sockets_from_workers";
     /// Connections that a worker gave back, because their next request is another worker's.
-    Returned => "returned",
+    Returned => "returned", "connections_returned";
     /// Sockets on a lane that nobody had a descriptor for: their clients were cut off.
-    Lost => "lost",
+    Lost => "lost", "connections_lost";
     /// Closed: the header of the PROXY protocol is missing or malformed.
-    ClosedNoProxy => "closed_no_proxy",
+    ClosedNoProxy => "closed_no_proxy", "connections_refused" ("no_proxy_header");
     /// Closed: the PROXY protocol spoken by somebody who is not trusted.
-    ClosedUntrusted => "closed_untrusted",
+    ClosedUntrusted => "closed_untrusted", "connections_refused" ("untrusted_proxy");
 }
+
+/// What the metrics mean that counters are of.
+pub const FAMILIES: &[(&str, &str)] = &[
+    ("accept_pauses", "Times that accepting paused, out of descriptors or at a bound"),
+    ("connections_abandoned", "Clients that went away before they had said what they want"),
+    ("connections_accepted", "Connections accepted"),
+    ("connections_handed_off", "Connections that a worker took"),
+    ("connections_lost", "Connections cut off for want of a descriptor in a worker and here"),
+    ("connections_parked", "Connections that waited, by what for"),
+    ("connections_redispatched", "Connections given to another worker than the first"),
+    ("connections_refused", "Connections refused, by why"),
+    ("connections_returned", "Connections that a worker gave back for another's request"),
+    ("packets_queued", "Adapter packets queued for workers"),
+    ("packets_received", "Adapter packets received from workers"),
+    ("relay_pauses", "Times that reading from workers was held back by a full queue"),
+    ("sessions_refused", "Announced sessions that could not be kept"),
+    ("sessions_unknown", "Requests routed by the hash of a session id that nobody knew"),
+    ("sockets_from_workers", "Sockets that workers sent without a word, and were closed"),
+    ("workers_cut_off", "Workers cut off, by why"),
+];
 
 /// The counters of one shard.
 #[derive(Debug)]
@@ -138,6 +177,26 @@ mod tests {
         b.bump(Counter::RefusedTls);
         let text = Totals(vec![&a, &b]).to_string();
         assert_eq!(text, "accepted=3 refused_tls=1");
+    }
+
+    #[test]
+    fn every_counter_is_of_a_metric_that_is_explained() {
+        for counter in Counter::ALL {
+            let (family, _) = counter.metric();
+            assert!(FAMILIES.iter().any(|(name, _)| *name == family), "{family}");
+        }
+        for (name, _) in FAMILIES {
+            let mut reasons: Vec<_> = Counter::ALL
+                .iter()
+                .filter(|counter| counter.metric().0 == *name)
+                .map(|counter| counter.metric().1)
+                .collect();
+            let all = reasons.len();
+            assert!(all == 1 || reasons.iter().all(Option::is_some), "{name}");
+            reasons.sort_unstable();
+            reasons.dedup();
+            assert!(all > 0 && reasons.len() == all, "{name}");
+        }
     }
 
     #[test]

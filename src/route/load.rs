@@ -100,6 +100,11 @@ impl Load {
         self.ready_since.store(frozen.ready_since, Ordering::Relaxed);
     }
 
+    /// Event-loop utilisation, of a thousand, and delay in milliseconds.
+    pub(super) fn pace(&self) -> (u32, u32) {
+        (self.utilisation.load(Ordering::Relaxed), self.delay_ms.load(Ordering::Relaxed))
+    }
+
     /// Whether the counts are of this generation.
     pub(super) fn is_of(&self, generation: u32) -> bool {
         self.count.load(Ordering::Relaxed) >> 32 == u64::from(generation)

@@ -350,6 +350,13 @@ impl Roster {
         }
     }
 
+    /// What the preload of `worker` has reported last: event-loop utilisation, of a thousand, and
+    /// delay in milliseconds.
+    #[must_use]
+    pub fn pace(&self, worker: WorkerId) -> (u32, u32) {
+        self.of(worker).map_or((0, 0), Load::pace)
+    }
+
     /// Sockets of `worker` have been taken back from it after so long, at this time of the shards'
     /// clock in milliseconds.
     pub fn delayed(&self, worker: WorkerId, delay: Duration, now: u64) {

@@ -54,6 +54,12 @@ impl Estate {
 
     /// The workers there are.
     #[must_use]
+    pub fn into_left(self) -> Vec<Left> {
+        self.left
+    }
+
+    /// The same, to look at.
+    #[must_use]
     pub fn left(&self) -> &[Left] {
         &self.left
     }

@@ -352,11 +352,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
         Some(output)
     }
 
-    /// Has it written down what the next router needs if this one dies.
+    /// Says who lives: what is known from outside, and to the next router if this one dies.
     fn bequeath(&mut self) {
-        if !self.preload.as_ref().is_some_and(Preload::outlives) {
-            return;
-        }
         let left = self.processes.iter().filter_map(|(pid, process)| {
             let stage = self.fleet.stage(process.worker)?;
             let Process { worker, started, .. } = *process;
@@ -467,8 +464,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
             .filter(|(_, process)| self.fleet.stage(process.worker) == Some(Stage::Ready));
         let heavy = ready.filter_map(|(pid, process)| {
             // One that has just ended weighs nothing.
-            let bytes = process::resident(*pid).ok().filter(|bytes| *bytes > most)?;
-            Some((process.worker, bytes))
+            let bytes = process::usage(*pid).ok()?.resident;
+            (bytes > most).then_some((process.worker, bytes))
         });
         let heavy: Vec<_> = heavy.collect();
         let mut actions = Vec::new();

@@ -10,9 +10,21 @@ use super::syscall;
 /// # Errors
 /// As clock_gettime(2).
 pub fn monotonic() -> io::Result<Duration> {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+/// The time since the host's start, as /proc counts it (`CLOCK_BOOTTIME`).
+///
+/// # Errors
+/// As clock_gettime(2).
+pub fn since_boot() -> io::Result<Duration> {
+    read(libc::CLOCK_BOOTTIME)
+}
+
+fn read(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // The pointer is to `time`.
-    syscall!(clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time))?;
+    syscall!(clock_gettime(clock, &raw mut time))?;
     let seconds = u64::try_from(time.tv_sec).map_err(io::Error::other)?;
     let nanoseconds = u32::try_from(time.tv_nsec).map_err(io::Error::other)?;
     Ok(Duration::new(seconds, nanoseconds))

@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -220,14 +221,60 @@ fn next_ended() -> Option<Pid> {
 /// # Errors
 /// There is no such process, or no /proc.
 pub fn started(pid: Pid) -> io::Result<u64> {
-    const FIELDS_BEHIND_NAME: usize = 19;
+    let [_, _, started, _] = stat(pid)?;
+    Ok(started)
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Time since its start.
+    pub age: Duration,
+    /// Time on a core, its own and the kernel's for it; without its children's.
+    pub cpu: Duration,
+    /// Resident memory, in bytes.
+    pub resident: u64,
+}
+
+/// What a process has used so far.
+///
+/// # Errors
+/// There is no such process, or no /proc.
+pub fn usage(pid: Pid) -> io::Result<Usage> {
+    let [user, system, started, pages] = stat(pid)?;
+    let second = setting(libc::_SC_CLK_TCK, 100);
+    let time = |ticks: u64| {
+        let part = ticks % second * 1_000_000_000 / second;
+        Duration::from_secs(ticks / second) + Duration::from_nanos(part)
+    };
+    Ok(Usage {
+        age: super::clock::since_boot()?.saturating_sub(time(started)),
+        cpu: time(user + system),
+        resident: pages * setting(libc::_SC_PAGESIZE, 4096),
+    })
+}
+
+/// Of /proc/PID/stat: ticks in user mode, in the kernel, at its start; pages of memory.
+fn stat(pid: Pid) -> io::Result<[u64; 4]> {
+    /// Fields 14, 15, 22 and 24, counted from the one behind the name.
+    const WANTED: [usize; 4] = [11, 12, 19, 21];
     let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
     // The second field, the name in brackets, may hold anything.
     let end = stat.iter().rposition(|byte| *byte == b')');
     let rest = end.and_then(|end| std::str::from_utf8(stat.get(end + 1..)?).ok());
-    let field = rest.and_then(|rest| rest.split_whitespace().nth(FIELDS_BEHIND_NAME));
-    let ticks = field.and_then(|field| field.parse().ok());
-    ticks.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in its stat"))
+    let fields: Vec<&str> = rest.unwrap_or_default().split_whitespace().collect();
+    let mut found = [0; 4];
+    for (place, at) in found.iter_mut().zip(WANTED) {
+        let number = fields.get(at).and_then(|field| field.parse().ok());
+        *place = number.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    }
+    Ok(found)
+}
+
+/// A setting of the system's, or what nearly all have.
+fn setting(name: libc::c_int, usual: u64) -> u64 {
+    // SAFETY: sysconf takes an integer and touches no memory of ours.
+    u64::try_from(unsafe { libc::sysconf(name) }).unwrap_or(usual).max(1)
 }
 
 /// The sockets that another process has, by [`super::socket::number`].
@@ -300,15 +347,6 @@ fn parents() -> Vec<(Pid, Pid)> {
         Some((Pid::from_raw(pid), Pid::from_raw(parent)))
     };
     entries.flatten().filter_map(pair).collect()
-}
-
-/// Resident memory of a process, in bytes.
-pub fn resident(pid: Pid) -> io::Result<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    // SAFETY: sysconf takes an integer and touches no memory of ours.
-    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-    pages.map(|pages| pages * page).ok_or_else(|| io::Error::other("statm has no second field"))
 }
 
 /// Sends a signal to one process, not to its group.
@@ -470,7 +508,7 @@ mod tests {
         // A sleep in a session of its own, a subshell, and its sleep.
         let found = descendants(child.pid);
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(resident(child.pid).is_ok_and(|bytes| bytes > 0));
+        assert!(usage(child.pid).is_ok_and(|usage| usage.resident > 0));
         kill_tree(child.pid, Signal::SIGKILL).expect("it lives");
         waitpid(child.pid, None).expect("it is our child");
         // They are init's now, and whoever is process 1 here need not reap them.

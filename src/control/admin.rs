@@ -1,0 +1,203 @@
+//! The admin address: how the router stands, over HTTP, for probes and monitoring systems.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200: the control thread turns |
+//! | `/readyz` | 200 when a worker is ready, else 503 |
+//! | `/status` | everything, as JSON |
+//! | `/metrics` | the same for Prometheus, as OpenMetrics text |
+//!
+//! Nobody changes anything here, and nobody is asked who he is: it belongs on an address that only
+//! those reach who may know.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::config::Address;
+use crate::metrics::exposition;
+use crate::metrics::snapshot::Snapshot;
+use crate::sys::socket::{self, TcpOptions};
+
+/// Answers under way at once; more wait in the kernel's queue.
+const MAX_CLIENTS: usize = 64;
+/// How long one may take, from its connection to its end.
+const LIMIT: Duration = Duration::from_secs(10);
+/// After accepting has failed, for want of descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Where it can be asked: open, and not answered yet.
+#[derive(Debug)]
+pub struct Admin {
+    tcp: Vec<TcpListener>,
+    unix: Option<(UnixListener, PathBuf)>,
+}
+
+/// What makes the answers.
+pub type Look = Rc<dyn Fn() -> Snapshot>;
+
+impl Admin {
+    /// Opens the address, in the context of a tokio runtime.
+    ///
+    /// # Errors
+    /// As bind(2) and listen(2).
+    pub fn open(address: &Address) -> io::Result<Self> {
+        let mut admin = Self { tcp: Vec::new(), unix: None };
+        match address {
+            Address::Tcp(addresses) => {
+                for address in addresses {
+                    let alone = TcpOptions { reuse_port: false, v6_only: false };
+                    let socket = socket::listen_tcp(*address, alone)?;
+                    let address = socket::local_address(std::os::fd::AsFd::as_fd(&socket))?;
+                    tracing::info!(%address, "admin listens");
+                    admin.tcp.push(TcpListener::from_std(socket.into())?);
+                }
+            }
+            Address::Unix(path) => {
+                let socket: OwnedFd = socket::listen_unix(path)?;
+                tracing::info!(path = %path.display(), "admin listens");
+                admin.unix = Some((UnixListener::from_std(socket.into())?, path.clone()));
+            }
+        }
+        Ok(admin)
+    }
+
+    /// Answers for as long as it is polled, on a `LocalSet`.
+    pub async fn serve(&self, look: Look) -> Infallible {
+        let room = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let mut turn = 0;
+        loop {
+            // Never closed.
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                return std::future::pending().await;
+            };
+            let look = Rc::clone(&look);
+            turn += 1;
+            match self.accept(turn).await {
+                Ok(Client::Tcp(client)) => {
+                    _ = tokio::task::spawn_local(attend(client, look, place))
+                }
+                Ok(Client::Unix(client)) => {
+                    _ = tokio::task::spawn_local(attend(client, look, place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an admin client could not be accepted");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// The next client, of all places in turn.
+    async fn accept(&self, turn: usize) -> io::Result<Client> {
+        if let Some((unix, _)) = &self.unix {
+            return Ok(Client::Unix(unix.accept().await?.0));
+        }
+        std::future::poll_fn(|context| {
+            for at in 0..self.tcp.len() {
+                let Some(tcp) = self.tcp.get((turn + at) % self.tcp.len()) else { continue };
+                if let std::task::Poll::Ready(accepted) = tcp.poll_accept(context) {
+                    return std::task::Poll::Ready(accepted.map(|(client, _)| Client::Tcp(client)));
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some((_, path)) = &self.unix {
+            // It may have been replaced or removed by others.
+            let _removed = std::fs::remove_file(path);
+        }
+    }
+}
+
+enum Client {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn attend<C>(client: C, look: Look, place: tokio::sync::OwnedSemaphorePermit)
+where
+    C: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(request.method(), request.uri().path(), &*look);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    // One answer for a connection: its time is bounded as a whole.
+    let connection =
+        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+    match timeout(LIMIT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin client spoke no HTTP, or left"),
+        Err(_) => tracing::debug!("an admin client took too long"),
+    }
+    drop(place);
+}
+
+fn answer(method: &Method, path: &str, look: &dyn Fn() -> Snapshot) -> Response<Full<Bytes>> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = say(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/healthz" => say(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => {
+            let now = look();
+            let text = format!("{} of {} workers ready\n", now.count("ready"), now.wanted);
+            let ready =
+                if now.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            say(ready, TEXT, text)
+        }
+        "/status" => match serde_json::to_string(&look()) {
+            Ok(text) => say(StatusCode::OK, "application/json", text),
+            Err(error) => failed(&error),
+        },
+        "/metrics" => match exposition::encode(look()) {
+            Ok(text) => say(StatusCode::OK, exposition::CONTENT_TYPE, text),
+            Err(error) => failed(&error),
+        },
+        _ => {
+            let there = "there are /healthz, /readyz, /status and /metrics\n";
+            say(StatusCode::NOT_FOUND, TEXT, there.to_owned())
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Response<Full<Bytes>> {
+    tracing::error!(%error, "an admin answer could not be written");
+    say(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
+}
+
+fn say(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    // A probe that is answered from a cache knows nothing.
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}

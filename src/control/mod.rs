@@ -1,0 +1,3 @@
+//! How the router is looked at and spoken to from outside.
+
+pub mod admin;

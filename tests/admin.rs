@@ -1,0 +1,224 @@
+//! The admin address: probes, status, metrics.
+
+use crate::both_engines;
+use crate::harness::{
+    Connection, Engine, Router, SOON, Session, TempDir, client, repository, until,
+};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+/// Clients of the admin address that it must not mind.
+const NUISANCES: usize = 50;
+
+fn port(router: &Router) -> u16 {
+    let address = router.event("admin listens").string("address").unwrap().to_owned();
+    address.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+#[track_caller]
+fn status(port: u16) -> Value {
+    let answer = Connection::tcp(port).get("/status");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    serde_json::from_str(&answer.text()).unwrap()
+}
+
+#[track_caller]
+fn metrics(port: u16) -> Metrics {
+    let answer = Connection::tcp(port).get("/metrics");
+    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    Metrics::parse(&answer.text())
+}
+
+/// OpenMetrics, as strictly as its specification has it for what is used here.
+#[derive(Debug, Default)]
+struct Metrics {
+    /// Type and help of each family.
+    families: BTreeMap<String, (String, String)>,
+    values: BTreeMap<String, f64>,
+}
+
+impl Metrics {
+    #[track_caller]
+    fn parse(text: &str) -> Self {
+        let mut metrics = Self::default();
+        let mut family = String::new();
+        let body = text.strip_suffix("# EOF\n").expect("it ends as it must");
+        for line in body.lines() {
+            if let Some(rest) = line.strip_prefix("# ") {
+                let mut words = rest.splitn(3, ' ');
+                let (kind, name) = (words.next().unwrap(), words.next().unwrap().to_owned());
+                let rest = words.next().unwrap().to_owned();
+                let entry = metrics.families.entry(name.clone()).or_default();
+                match kind {
+                    "HELP" => {
+                        assert!(entry.1.is_empty(), "{name} is explained twice");
+                        entry.1 = rest;
+                    }
+                    "TYPE" => entry.0 = rest,
+                    "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                    _ => panic!("{line}"),
+                }
+                family = name;
+                continue;
+            }
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let bare = name.split('{').next().unwrap();
+            let expected = match metrics.families[&family].0.as_str() {
+                "counter" => format!("{family}_total"),
+                "gauge" => family.clone(),
+                other => panic!("{other}"),
+            };
+            assert_eq!(bare, expected, "{line}");
+            assert!(bare.chars().all(|c| c.is_ascii_lowercase() || "_".contains(c)), "{line}");
+            let before = metrics.values.insert(name.to_owned(), value.parse().unwrap());
+            assert!(before.is_none(), "{line} is there twice");
+        }
+        metrics
+    }
+
+    #[track_caller]
+    fn value(&self, name: &str) -> f64 {
+        *self.values.get(name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.values))
+    }
+}
+
+/// The README's table of metrics: name, type, meaning.
+fn in_readme() -> BTreeMap<String, (String, String)> {
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `router_"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [name, kind, meaning, ""] = cells[..] else { panic!("{row}") };
+        let name = name.split('`').next().unwrap();
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        (format!("router_{name}"), (kind.to_owned(), meaning.to_owned()))
+    })
+    .collect()
+}
+
+both_engines! {
+    fn how_it_stands_is_told(engine) {
+        let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
+        let (workers, admin) = (router.slots(), port(&router));
+        let get = |path: &str| Connection::tcp(admin).get(path);
+        assert_eq!((get("/healthz").status, get("/healthz").text()), (200, "ok\n".to_owned()));
+        let ready = get("/readyz");
+        assert_eq!((ready.status, ready.text()), (200, "2 of 2 workers ready\n".to_owned()));
+        assert_eq!(get("/").status, 404);
+        assert_eq!(Connection::tcp(admin).post("/metrics", b"x").status, 405);
+
+        let before = metrics(admin);
+        for _ in 0..3 {
+            Session::open(router.port()).unwrap();
+        }
+        let seen = status(admin);
+        assert_eq!(seen["engine"], engine.name());
+        assert_eq!((&seen["wanted"], &seen["reloading"]), (&json!(2), &json!(false)));
+        assert_eq!(seen["process"]["pid"], router.pid());
+        assert_eq!(seen["totals"]["handed_off"], 3);
+        let told = seen["workers"].as_array().unwrap();
+        assert_eq!(told.len(), 2);
+        for worker in told {
+            assert_eq!(worker["state"], "ready");
+            assert_eq!(worker["pid"], workers[&worker["slot"].as_u64().unwrap()]);
+            assert!(worker["memory"].as_u64().unwrap() > 1 << 20, "{worker}");
+        }
+        let now = metrics(admin);
+        let grown = |name: &str| now.value(name) - before.value(name);
+        assert!((grown("router_connections_accepted_total") - 3.0).abs() < 0.1, "{now:?}");
+        assert!((grown("router_connections_handed_off_total") - 3.0).abs() < 0.1, "{now:?}");
+        assert!((now.value(r#"router_workers{state="ready"}"#) - 2.0).abs() < 0.1);
+        let sessions = |slot: u64| {
+            let name = format!(r#"router_worker_sessions{{slot="{slot}",generation="1"}}"#);
+            metrics(admin).value(&name)
+        };
+        until("both have some", SOON, || (sessions(0) + sessions(1) > 2.9).then_some(()));
+    }
+
+    fn every_metric_is_in_the_readme_as_it_is_told(engine) {
+        let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
+        client("connects", &router.url(), &json!({}));
+        assert_eq!(metrics(port(&router)).families, in_readme(), "left is told, right is the README");
+    }
+
+    fn it_is_ready_only_while_a_worker_is(engine) {
+        let directory = TempDir::new();
+        let mode = directory.path().join("mode");
+        std::fs::write(&mode, "never").unwrap();
+        let router = Router::steady(engine)
+            .option("--admin", "127.0.0.1:0")
+            .option("--listen-timeout", "60s")
+            .env("MODE_FILE", mode.display())
+            .spawn();
+        let admin = port(&router);
+        let ready = Connection::tcp(admin).get("/readyz");
+        assert_eq!((ready.status, ready.text()), (503, "0 of 2 workers ready\n".to_owned()));
+        assert_eq!(Connection::tcp(admin).get("/healthz").status, 200);
+        let states = status(admin);
+        assert_eq!(states["workers"][0]["state"], "starting", "{states}");
+    }
+
+    fn clients_that_hang_or_talk_nonsense_keep_nobody_away(engine) {
+        let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
+        let admin = port(&router);
+        let nuisances: Vec<Connection> = (0..NUISANCES)
+            .map(|n| {
+                let mut nuisance = Connection::tcp(admin);
+                nuisance.send(match n % 3 {
+                    0 => &b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..],
+                    1 => b"GET /metrics HTTP/1.1\r\nX: ",
+                    _ => b"\xff",
+                });
+                nuisance
+            })
+            .collect();
+        assert_eq!(Connection::tcp(admin).get("/healthz").status, 200);
+        assert_eq!(metrics(admin).families.len(), in_readme().len());
+        drop(nuisances);
+        assert_eq!(router.slots().len(), 2);
+    }
+
+    fn it_answers_on_after_an_upgrade(engine) {
+        // Of its own choice it would have another port each time.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let router = Router::on(engine).option("--admin", free).start();
+        let admin = port(&router);
+        Session::open(router.port()).unwrap();
+        let before = status(admin);
+        router.signal(Signal::SIGUSR2);
+        router.event("upgraded");
+        router.event_number("admin listens", 2);
+        let after = status(admin);
+        assert_eq!(after["process"]["pid"], before["process"]["pid"]);
+        assert_eq!(after["totals"]["handed_off"], before["totals"]["handed_off"]);
+        let pids = |seen: &Value| -> Vec<Value> {
+            seen["workers"].as_array().unwrap().iter().map(|w| w["pid"].clone()).collect()
+        };
+        assert_eq!(pids(&after), pids(&before));
+    }
+}
+
+#[test]
+fn a_unix_socket_will_do_and_goes_with_the_router() {
+    let directory = TempDir::new();
+    let path = directory.path().join("admin");
+    let address = format!("unix:{}", path.display());
+    let mut router = Router::on(Engine::Portable).option("--admin", &address).start();
+    assert_eq!(Connection::unix(&path).get("/readyz").status, 200);
+    router.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_an_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let (status, text) = Router::on(Engine::Portable).option("--admin", address).fails();
+    assert_eq!(status.code(), Some(1));
+    assert!(text.contains("--admin") && text.contains("in use"), "{text}");
+    let (status, text) = Router::on(Engine::Portable).option("--admin", "nonsense").fails();
+    assert_eq!(status.code(), Some(2));
+    assert!(text.contains("--admin") && text.contains("no port"), "{text}");
+}
