@@ -24,10 +24,11 @@ const CROWD: usize = 300;
 struct Manager {
     engine: Engine,
     socket: TcpListener,
-    runtime: TempDir,
     command: fn(Builder, u16) -> Builder,
     /// The last one lives. Those before are kept for their logs: whose workers there ever were.
     routers: Vec<Router>,
+    /// Removed when they have ended.
+    runtime: TempDir,
 }
 
 impl Manager {
@@ -213,6 +214,9 @@ both_engines! {
     fn a_router_with_adopted_workers_is_upgraded_and_dies_again(engine) {
         let mut manager = Manager::start(engine, sticky);
         let workers = manager.router().slots();
+        // They know of each other by then: what a router has in its hands when it dies is lost, and
+        // were that their first greeting, the next would come after five seconds.
+        client("everything", &manager.url(), &json!({ "workers": 2 }));
         manager.crash();
         manager.restart();
         manager.all_adopted(&workers);
