@@ -104,7 +104,7 @@ both_engines! {
 
     fn workers_that_ignore_the_signal_are_killed_all_at_once(engine) {
         let mut router = Router::on(engine)
-            .workers(4)
+            .workers(10)
             .env("IGNORE_SIGINT", 1)
             .option("--kill-timeout", 1000)
             .start();
