@@ -341,3 +341,17 @@ both_engines! {
         assert!(runtime.path().exists());
     }
 }
+
+/// In /tmp anybody can be there first.
+#[test]
+fn a_place_that_others_prepared_is_not_trusted() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = TempDir::new();
+    let prepared = parent.path().join(format!("router-{}", nix::unistd::geteuid()));
+    std::fs::create_dir(&prepared).unwrap();
+    std::fs::set_permissions(&prepared, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (status, text) = Router::on(Engine::Portable).runtime(parent.path()).fails();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("others may write there"), "{text}");
+    assert!(std::fs::read_dir(prepared).unwrap().next().is_none(), "something was written there");
+}

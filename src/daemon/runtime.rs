@@ -91,7 +91,11 @@ impl Runtime {
         if let Some(directory) = named {
             return Self::take(&directory);
         }
-        let own = own(config);
+        let (parent, name) = own(config);
+        // In a place where everybody may make directories it could be anybody's, who could then put
+        // another in place of what is found safe below.
+        private(&parent)?;
+        let own = parent.join(name);
         let mut last = Self::take(&own);
         for sibling in 1..SIBLINGS {
             if !matches!(last, Err(RuntimeError::Taken { .. })) {
@@ -124,9 +128,8 @@ impl Runtime {
     }
 
     fn take(directory: &Path) -> Result<Self, RuntimeError> {
+        private(directory)?;
         let system = |reason| RuntimeError::System { directory: directory.to_owned(), reason };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(system)?;
-        check(directory, &fs::symlink_metadata(directory).map_err(system)?)?;
         let mut tries = 0;
         let (lock, mut file) = loop {
             match lock(&directory.join("lock")).map_err(system)? {
@@ -234,7 +237,11 @@ fn pause() {
     std::thread::sleep(DYING_PAUSE);
 }
 
-fn check(directory: &Path, found: &fs::Metadata) -> Result<(), RuntimeError> {
+/// Makes the directory, or finds one that nobody else can have changed.
+fn private(directory: &Path) -> Result<(), RuntimeError> {
+    let system = |reason| RuntimeError::System { directory: directory.to_owned(), reason };
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(system)?;
+    let found = fs::symlink_metadata(directory).map_err(system)?;
     let why = if !found.is_dir() {
         "it is something else"
     } else if found.uid() != nix::unistd::geteuid().as_raw() {
@@ -271,8 +278,9 @@ fn services() -> Option<PathBuf> {
     (!first.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(first)))
 }
 
-/// A name that the next router of the same app, started the same way, finds again.
-fn own(config: &Config) -> PathBuf {
+/// A directory of this user's, and a name in it that the next router of the same app, started the
+/// same way, finds again.
+fn own(config: &Config) -> (PathBuf, String) {
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent.filter(|parent| parent.is_dir()).unwrap_or_else(std::env::temp_dir);
     let mut digits = DefaultHasher::new();
@@ -286,7 +294,7 @@ fn own(config: &Config) -> PathBuf {
         digits.write(format!("{address:?}").as_bytes());
     }
     let user = nix::unistd::geteuid();
-    parent.join(format!("router-{user}")).join(format!("{:016x}", digits.finish()))
+    (parent.join(format!("router-{user}")), format!("{:016x}", digits.finish()))
 }
 
 #[cfg(test)]
@@ -347,6 +355,9 @@ mod tests {
         let file = parent.join("file");
         fs::write(&file, "").expect("ours");
         Runtime::take(&file).expect_err("it is no directory");
+        let link = parent.join("link");
+        std::os::unix::fs::symlink("/root", &link).expect("ours");
+        Runtime::take(&link).expect_err("it leads elsewhere");
         fs::remove_dir_all(parent).expect("ours");
     }
 
