@@ -473,8 +473,7 @@ impl Control<'_> {
         } else {
             plane.inherit(channels);
         }
-        let (secret, path) = (runtime.secret().to_owned(), runtime.attach());
-        let attaching = attach::serve(&path, secret, Rc::clone(&awaited), Rc::clone(&kept))
+        let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let admin = self.admin()?;
         let look = view::look(config, self.engine, shared, plane.view());

@@ -10,8 +10,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +25,7 @@ use tokio::time::timeout;
 
 use super::kept::Kept;
 use super::plane::Plane;
+use super::runtime::Runtime;
 use crate::route::WorkerId;
 use crate::supervisor::{DataPlane, LanePair, Left};
 use crate::sys::{process, scm};
@@ -118,18 +117,14 @@ struct Line {
 /// # Errors
 /// The socket cannot be made.
 pub(super) fn serve(
-    path: &Path,
-    secret: String,
+    runtime: &Runtime,
     awaited: Rc<Awaited>,
     kept: Rc<RefCell<Kept>>,
 ) -> io::Result<JoinHandle<()>> {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = Runtime::listen(&runtime.attach())?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let secret = runtime.secret().to_owned();
     let door = Rc::new(Door { secret, awaited, kept });
     let callers = Arc::new(Semaphore::new(MAX_CALLERS));
     Ok(tokio::task::spawn_local(async move {

@@ -27,12 +27,7 @@ use crate::sys::{process, scm, socket};
 /// Starts a keeper for this router. Without one the router works all the same.
 pub(super) fn keeper(runtime: &Runtime, patience: Duration) -> Option<(Keeper, UnixListener)> {
     let started = || {
-        let path = runtime.door();
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let door = UnixListener::bind(path)?;
+        let door = Runtime::listen(&runtime.door())?;
         let charge = Charge {
             door: door.as_fd(),
             lock: runtime.lock(),

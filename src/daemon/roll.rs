@@ -1,13 +1,13 @@
 //! The roll: the estate of a router and the places where it listens, written down for the next one.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::listeners;
+use super::runtime::private_file;
 use crate::config::{Config, Serialization};
 use crate::route::WorkerId;
 use crate::supervisor::Estate;
@@ -116,9 +116,7 @@ impl Writer {
                 return Ok(());
             }
             let new = self.path.with_extension("new");
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&new)?.write_all(&text)?;
+            private_file(&new)?.write_all(&text)?;
             fs::rename(&new, &self.path)?;
             self.written = text;
             Ok(())

@@ -11,12 +11,13 @@
 //!
 //! A router that ends as it should takes everything along; one that dies leaves it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -189,6 +190,21 @@ impl Runtime {
         &self.secret
     }
 
+    /// Listens on a socket here, in place of what an earlier router has left of it. Only this user can
+    /// connect.
+    ///
+    /// # Errors
+    /// As unlink(2), bind(2) and chmod(2).
+    pub fn listen(path: &Path) -> io::Result<UnixListener> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
     /// Takes everything away: nobody is left who could come back. The directory itself goes too
     /// where nothing else lies in it.
     pub fn clear(self) {
@@ -254,6 +270,11 @@ fn private(directory: &Path) -> Result<(), RuntimeError> {
     Err(RuntimeError::Unsafe { directory: directory.to_owned(), why })
 }
 
+/// An empty file that only this user may read.
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 /// What is written there, or a new one.
 fn secret(directory: &Path) -> io::Result<String> {
     let path = directory.join("secret");
@@ -265,9 +286,7 @@ fn secret(directory: &Path) -> io::Result<String> {
     let mut chance = [0; SECRET_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut chance)?;
     let text: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(&path)?.write_all(text.as_bytes())?;
+    private_file(&path)?.write_all(text.as_bytes())?;
     Ok(text)
 }
 
@@ -299,9 +318,6 @@ fn own(config: &Config) -> (PathBuf, String) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn parent(test: &str) -> PathBuf {
