@@ -259,16 +259,20 @@ fn stat(pid: Pid) -> io::Result<[u64; 4]> {
     /// Fields 14, 15, 22 and 24, counted from the one behind the name.
     const WANTED: [usize; 4] = [11, 12, 19, 21];
     let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-    // The second field, the name in brackets, may hold anything.
-    let end = stat.iter().rposition(|byte| *byte == b')');
-    let rest = end.and_then(|end| std::str::from_utf8(stat.get(end + 1..)?).ok());
-    let fields: Vec<&str> = rest.unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> = behind_name(&stat).unwrap_or_default().split_whitespace().collect();
     let mut found = [0; 4];
     for (place, at) in found.iter_mut().zip(WANTED) {
         let number = fields.get(at).and_then(|field| field.parse().ok());
         *place = number.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     }
     Ok(found)
+}
+
+/// The fields of a /proc/PID/stat from the third on. The second, the name in brackets, may hold
+/// anything.
+fn behind_name(stat: &[u8]) -> Option<&str> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    std::str::from_utf8(stat.get(end + 1..)?).ok()
 }
 
 /// A setting of the system's, or what nearly all have.
@@ -340,10 +344,8 @@ fn parents() -> Vec<(Pid, Pid)> {
     let pair = |entry: std::fs::DirEntry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read(entry.path().join("stat")).ok()?;
-        // Behind the name, which may contain anything: state, parent.
-        let behind = stat.iter().rposition(|byte| *byte == b')')? + 1;
-        let rest = std::str::from_utf8(stat.get(behind..)?).ok()?;
-        let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
+        // State, parent.
+        let parent = behind_name(&stat)?.split_whitespace().nth(1)?.parse().ok()?;
         Some((Pid::from_raw(pid), Pid::from_raw(parent)))
     };
     entries.flatten().filter_map(pair).collect()
