@@ -297,7 +297,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
     match control.run(listeners, before, reported, failed).await {
         Ok(Next::Ended(outcome)) => {
             shards::stop(&shared, threads);
-            tracing::info!(totals = %Totals(shared.counters.iter().collect()), "router stops");
+            tracing::info!(totals = %Totals(&shared.counters), "router stops");
             Ok(Over::Ended(outcome))
         }
         Ok(Next::Upgrade { mut trial, supervisor, listeners, channels }) => {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::metrics::snapshot::{self, Process, Snapshot, Worker};
+use crate::metrics;
+use crate::metrics::snapshot::{Process, Snapshot, Worker};
 use crate::shard::{Engine, Shared};
 use crate::supervisor::{Left, Stage, Standing};
 use crate::sys::process;
@@ -31,6 +32,7 @@ pub(super) fn look(
     let preload = config.preload;
     Rc::new(move || {
         let view = view.borrow();
+        let totals = metrics::totals(&shared.counters);
         let workers = view.workers.iter().map(|left| worker(left, &shared, preload));
         Snapshot {
             version: env!("CARGO_PKG_VERSION"),
@@ -42,7 +44,7 @@ pub(super) fn look(
             reloading: view.standing.is_some_and(|standing| standing.reloading),
             announced_sessions: shared.sessions.len(),
             workers: workers.collect(),
-            totals: snapshot::totals(shared.counters.iter()),
+            totals: totals.map(|(counter, total)| (counter.name(), total)).collect(),
         }
     })
 }

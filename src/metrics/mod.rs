@@ -147,15 +147,20 @@ impl Counters {
     }
 }
 
+/// The sums over these shards.
+pub fn totals(shards: &[Counters]) -> impl Iterator<Item = (Counter, u64)> {
+    let total = |counter| shards.iter().map(|counters| counters.read(counter)).sum();
+    Counter::ALL.iter().map(move |counter| (*counter, total(*counter)))
+}
+
 /// Sums over shards, printed as `name=count` for all that are not zero.
 #[derive(Debug)]
-pub struct Totals<'a>(pub Vec<&'a Counters>);
+pub struct Totals<'a>(pub &'a [Counters]);
 
 impl fmt::Display for Totals<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut space = "";
-        for counter in Counter::ALL {
-            let total: u64 = self.0.iter().map(|counters| counters.read(*counter)).sum();
+        for (counter, total) in totals(self.0) {
             if total > 0 {
                 write!(f, "{space}{}={total}", counter.name())?;
                 space = " ";
@@ -175,7 +180,7 @@ mod tests {
         a.bump(Counter::Accepted);
         b.add(Counter::Accepted, 2);
         b.bump(Counter::RefusedTls);
-        let text = Totals(vec![&a, &b]).to_string();
+        let text = Totals(&[a, b]).to_string();
         assert_eq!(text, "accepted=3 refused_tls=1");
     }
 

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Counter, Counters};
-
 /// See the module's text. Times are in seconds, sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
@@ -27,7 +25,7 @@ pub struct Snapshot {
     pub announced_sessions: usize,
     /// By slot and generation.
     pub workers: Vec<Worker>,
-    /// Sums over the shards, by [`Counter::name`].
+    /// Sums over the shards, by [`super::Counter::name`].
     pub totals: BTreeMap<&'static str, u64>,
 }
 
@@ -66,14 +64,6 @@ pub struct Worker {
 
 /// The states a worker can be reported in, all of them.
 pub const STATES: [&str; 4] = ["starting", "ready", "draining", "stopping"];
-
-/// The sums over these counters.
-pub fn totals<'a>(
-    counters: impl Iterator<Item = &'a Counters> + Clone,
-) -> BTreeMap<&'static str, u64> {
-    let total = |counter| counters.clone().map(|of| of.read(counter)).sum();
-    Counter::ALL.iter().map(|counter| (counter.name(), total(*counter))).collect()
-}
 
 impl Snapshot {
     /// So many workers are in this state.

@@ -23,7 +23,7 @@ use super::rest::{self, Resting};
 use super::{ConnectionId, Shared};
 use crate::ipc::Serialization;
 use crate::ipc::message::{AddressType, QueryServer, Uid};
-use crate::metrics::Counter;
+use crate::metrics::{self, Counter};
 use crate::route::WorkerId;
 use crate::route::roster::{self, Hope, Standing};
 use crate::route::session_table::Sid;
@@ -80,12 +80,11 @@ impl Common {
                 sessions.push((Bytes::copy_from_slice(sid), worker));
             }
         });
-        let total = |counter: &Counter| shared.counters.iter().map(|of| of.read(*counter)).sum();
-        let counters = Counter::ALL.iter();
+        let totals = metrics::totals(&shared.counters);
         Self {
             roster: shared.roster.freeze(),
             sessions,
-            counters: counters.map(|counter| (counter.name().to_owned(), total(counter))).collect(),
+            counters: totals.map(|(counter, total)| (counter.name().to_owned(), total)).collect(),
             age: now.saturating_duration_since(shared.epoch),
         }
     }
