@@ -141,28 +141,23 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
     let plan = config::plan(&config, interpreter::ask(&config.app))?;
     plan.apply(&mut config);
     let engine = shards::choose_engine(config.engine)?;
-    let mut start = match inherited {
+    let (mut start, runtime) = match inherited {
         Inherited::Trial(memory) => {
             upgrade::attend_trial(memory)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Inherited::State(state, descriptors) => Start::Inherited(state, descriptors),
-        Inherited::Nothing => Start::Fresh(passed, Kept::default()),
-    };
-    let runtime = match &mut start {
-        Start::Inherited(state, descriptors) | Start::Resumed(state, descriptors) => {
+        Inherited::State(state, mut descriptors) => {
             let (directory, lock) = state.runtime.clone();
             let lock = descriptors.take(lock).ok_or_else(|| {
                 InheritError::Unreadable(
                     "the lock of the runtime directory did not cross".to_owned(),
                 )
             })?;
-            Runtime::inherit(directory, lock)?
+            (Start::Inherited(state, descriptors), Runtime::inherit(directory, lock)?)
         }
-        Start::Fresh(_, kept) => {
+        Inherited::Nothing => {
             let runtime = Runtime::open(&config)?;
-            *kept = Kept::fetch(&runtime);
-            runtime
+            (Start::Fresh(passed, Kept::fetch(&runtime)), runtime)
         }
     };
     let keep = || kept::keeper(&runtime, config.orphan_timeout?);
@@ -475,7 +470,7 @@ impl Control<'_> {
         }
         let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
-        let admin = self.admin()?;
+        let admin = self.admin(matches!(origin, Origin::Frozen(_)))?;
         let look = view::look(config, self.engine, shared, plane.view());
         let mut trial = None;
         let ended = tokio::select! {
@@ -519,11 +514,12 @@ impl Control<'_> {
         }
     }
 
-    /// Opens the admin address. After an upgrade that it cannot be had is no reason to end.
-    fn admin(&self) -> Result<Option<Admin>, DaemonError> {
+    /// Opens the admin address. After an upgrade, done or failed, that it cannot be had is no reason
+    /// to end.
+    fn admin(&self, crossed: bool) -> Result<Option<Admin>, DaemonError> {
         let opened = self.config.admin.as_ref().map(Admin::open).transpose();
         match opened {
-            Err(error) if self.upgraded => {
+            Err(error) if crossed => {
                 tracing::error!(%error, "the admin address cannot be listened on");
                 Ok(None)
             }
