@@ -248,6 +248,44 @@ both_engines! {
         manager.stop();
     }
 
+    fn what_a_worker_holds_back_has_a_bound_and_what_is_given_up_is_said(engine) {
+        let mut manager = Manager::start(engine, steady);
+        let workers = manager.router().slots();
+        let mut connection = Connection::tcp(manager.port());
+        connection.get("/pid");
+        manager.crash();
+        // 72 MiB, of which 64 MiB may wait.
+        connection.get("/emit?messages=1152&bytes=65536");
+        manager.restart();
+        manager.all_adopted(&workers);
+        let dropped = " messages were dropped while no router was there";
+        let told = manager.router().log.find(SOON, |lines| {
+            lines.iter().find_map(|l| l.string("message")?.strip_suffix(dropped)?.parse().ok())
+        });
+        let number: u32 = told.expect("it is said how many were dropped");
+        assert!((128..200).contains(&number), "{number} of 1152");
+        manager.stop();
+    }
+
+    fn an_adopted_worker_that_hangs_is_recycled(engine) {
+        let mut manager = Manager::start(engine, |builder, port| {
+            steady(builder, port).option("--hang-timeout", 2)
+        });
+        let workers = manager.router().slots();
+        manager.crash();
+        manager.restart();
+        manager.all_adopted(&workers);
+        let mut connection = Connection::tcp(manager.port());
+        let pid = connection.get("/pid").pid();
+        connection.send("GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
+        until("it is gone", SOON, || (!alive(pid)).then_some(()));
+        until("another one serves", SOON, || {
+            let now = manager.router().slots();
+            (now.len() == 2 && !now.values().any(|other| *other == pid)).then_some(())
+        });
+        manager.stop();
+    }
+
     fn without_another_router_the_workers_end_in_time(engine) {
         let mut manager = Manager::start(engine, |builder, port| {
             steady(builder, port).option("--orphan-timeout", "2s")

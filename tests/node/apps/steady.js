@@ -29,6 +29,12 @@ const routes = {
     console.log('x'.repeat(Number(query.get('bytes'))));
     return process.pid;
   },
+  // So many broadcasts of that size at once.
+  '/emit': (query) => {
+    const filling = 'x'.repeat(Number(query.get('bytes')));
+    for (let n = Number(query.get('messages')); n > 0; n--) io.emit('filled', filling);
+    return process.pid;
+  },
   // What a router's attach socket answers to this line from this process.
   '/attach': (query) => new Promise((resolve) => {
     let answer = '';
