@@ -28,7 +28,7 @@ use super::plane::Plane;
 use super::runtime::Runtime;
 use crate::route::WorkerId;
 use crate::supervisor::{DataPlane, LanePair, Left};
-use crate::sys::{process, scm};
+use crate::sys::{private, process, scm};
 
 /// How long a worker may take to say who it is.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ pub(super) fn serve(
     awaited: Rc<Awaited>,
     kept: Rc<RefCell<Kept>>,
 ) -> io::Result<JoinHandle<()>> {
-    let listener = Runtime::listen(&runtime.attach())?;
+    let listener = private::listen(&runtime.attach())?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let secret = runtime.secret().to_owned();

@@ -22,12 +22,12 @@ use super::shards::post;
 use crate::shard::Shared;
 use crate::shard::ring::Mail;
 use crate::sys::keeper::{self, Charge, Keeper};
-use crate::sys::{process, scm, socket};
+use crate::sys::{private, process, scm, socket};
 
 /// Starts a keeper for this router. Without one the router works all the same.
 pub(super) fn keeper(runtime: &Runtime, patience: Duration) -> Option<(Keeper, UnixListener)> {
     let started = || {
-        let door = Runtime::listen(&runtime.door())?;
+        let door = private::listen(&runtime.door())?;
         let charge = Charge {
             door: door.as_fd(),
             lock: runtime.lock(),

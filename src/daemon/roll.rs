@@ -1,16 +1,16 @@
 //! The roll: the estate of a router and the places where it listens, written down for the next one.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::listeners;
-use super::runtime::private_file;
 use crate::config::{Config, Serialization};
 use crate::route::WorkerId;
 use crate::supervisor::Estate;
+use crate::sys::private;
 
 /// The version of the file.
 const VERSION: u32 = 1;
@@ -115,9 +115,7 @@ impl Writer {
             if text == self.written {
                 return Ok(());
             }
-            let new = self.path.with_extension("new");
-            private_file(&new)?.write_all(&text)?;
-            fs::rename(&new, &self.path)?;
+            private::replace(&self.path, &text)?;
             self.written = text;
             Ok(())
         });

@@ -11,22 +11,18 @@
 //!
 //! A router that ends as it should takes everything along; one that dies leaves it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::sys::pidfd::PidFd;
+use crate::sys::private::{self, Lock, NotPrivate};
 
 /// Bytes of chance in a secret.
 const SECRET_BYTES: usize = 16;
@@ -95,7 +91,7 @@ impl Runtime {
         let (parent, name) = own(config);
         // In a place where everybody may make directories it could be anybody's, who could then put
         // another in place of what is found safe below.
-        private(&parent)?;
+        private_directory(&parent)?;
         let own = parent.join(name);
         let mut last = Self::take(&own);
         for sibling in 1..SIBLINGS {
@@ -129,21 +125,20 @@ impl Runtime {
     }
 
     fn take(directory: &Path) -> Result<Self, RuntimeError> {
-        private(directory)?;
+        private_directory(directory)?;
         let system = |reason| RuntimeError::System { directory: directory.to_owned(), reason };
         let mut tries = 0;
-        let (lock, mut file) = loop {
-            match lock(&directory.join("lock")).map_err(system)? {
-                Ok(locked) => break locked,
-                Err(holder) if tries < DYING_TRIES && has_ended(&holder) => pause(),
-                Err(holder) => {
+        let lock = loop {
+            match private::lock(&directory.join("lock")).map_err(system)? {
+                Lock::Taken(lock) => break lock,
+                Lock::Held(holder) if tries < DYING_TRIES && private::has_ended(&holder) => pause(),
+                Lock::Held(holder) => {
                     let directory = directory.to_owned();
                     return Err(RuntimeError::Taken { directory, holder });
                 }
             }
             tries += 1;
         };
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(system)?;
         let secret = secret(directory).map_err(system)?;
         Ok(Self { directory: directory.to_owned(), lock, secret })
     }
@@ -190,21 +185,6 @@ impl Runtime {
         &self.secret
     }
 
-    /// Listens on a socket here, in place of what an earlier router has left of it. Only this user can
-    /// connect.
-    ///
-    /// # Errors
-    /// As unlink(2), bind(2) and chmod(2).
-    pub fn listen(path: &Path) -> io::Result<UnixListener> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        Ok(listener)
-    }
-
     /// Takes everything away: nobody is left who could come back. The directory itself goes too
     /// where nothing else lies in it.
     pub fn clear(self) {
@@ -226,53 +206,18 @@ fn remove(removed: io::Result<()>, directory: &Path) {
     }
 }
 
-/// Takes the lock. Or gives what its holder has written there: its pid.
-fn lock(path: &Path) -> io::Result<Result<(Flock<OwnedFd>, File), String>> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(path)?;
-    match Flock::lock(OwnedFd::from(file.try_clone()?), FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Ok((lock, file))),
-        Err((_, Errno::EWOULDBLOCK)) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder)?;
-            Ok(Err(holder.trim().to_owned()))
-        }
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
-/// Whether this process is no more, though the lock is: its keeper is about to let go of it.
-fn has_ended(holder: &str) -> bool {
-    let Ok(pid) = holder.parse() else { return false };
-    PidFd::open(Pid::from_raw(pid)).map_or(true, |process| process.has_ended())
-}
-
 #[expect(clippy::disallowed_methods, reason = "nothing runs yet that would wait for it")]
 fn pause() {
     std::thread::sleep(DYING_PAUSE);
 }
 
-/// Makes the directory, or finds one that nobody else can have changed.
-fn private(directory: &Path) -> Result<(), RuntimeError> {
-    let system = |reason| RuntimeError::System { directory: directory.to_owned(), reason };
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(system)?;
-    let found = fs::symlink_metadata(directory).map_err(system)?;
-    let why = if !found.is_dir() {
-        "it is something else"
-    } else if found.uid() != nix::unistd::geteuid().as_raw() {
-        "it is another user's"
-    } else if found.mode() & 0o022 != 0 {
-        "others may write there"
-    } else {
-        return Ok(());
-    };
-    Err(RuntimeError::Unsafe { directory: directory.to_owned(), why })
-}
-
-/// An empty file that only this user may read.
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+fn private_directory(directory: &Path) -> Result<(), RuntimeError> {
+    private::directory(directory).map_err(|error| match error {
+        NotPrivate::System(reason) => {
+            RuntimeError::System { directory: directory.to_owned(), reason }
+        }
+        NotPrivate::Unsafe(why) => RuntimeError::Unsafe { directory: directory.to_owned(), why },
+    })
 }
 
 /// What is written there, or a new one.
@@ -286,7 +231,7 @@ fn secret(directory: &Path) -> io::Result<String> {
     let mut chance = [0; SECRET_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut chance)?;
     let text: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
-    private_file(&path)?.write_all(text.as_bytes())?;
+    private::file(&path)?.write_all(text.as_bytes())?;
     Ok(text)
 }
 
@@ -319,6 +264,8 @@ fn own(config: &Config) -> (PathBuf, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn parent(test: &str) -> PathBuf {
         let name = format!("router-runtime-{test}-{}", std::process::id());
@@ -375,15 +322,5 @@ mod tests {
         std::os::unix::fs::symlink("/root", &link).expect("ours");
         Runtime::take(&link).expect_err("it leads elsewhere");
         fs::remove_dir_all(parent).expect("ours");
-    }
-
-    #[test]
-    fn a_lock_outlives_its_holder_for_a_moment_only() {
-        assert!(!has_ended(&std::process::id().to_string()));
-        assert!(!has_ended("") && !has_ended("no pid"));
-        let mut child = std::process::Command::new("true").spawn().expect("it starts");
-        let pid = child.id().to_string();
-        child.wait().expect("it is our child");
-        assert!(has_ended(&pid));
     }
 }

@@ -8,6 +8,7 @@
 //! | `socket` | listeners, accept, peek, socket options |
 //! | `wake` | an eventfd |
 //! | `process` | fork, exec, reap |
+//! | `private` | what only this user may use: directories, files, sockets, locks |
 //! | `pidfd` | one process, whatever becomes of its pid |
 //! | `keeper` | a second process on the same descriptors |
 //! | `exec` | one program after another in one process |
@@ -20,6 +21,7 @@ pub mod cpu;
 pub mod exec;
 pub mod keeper;
 pub mod pidfd;
+pub mod private;
 pub mod process;
 pub mod scm;
 pub mod socket;
