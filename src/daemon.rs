@@ -8,7 +8,9 @@ mod attach;
 mod interpreter;
 mod kept;
 pub mod listeners;
+pub mod log;
 pub mod notify;
+mod orders;
 mod plane;
 pub mod roll;
 pub mod runtime;
@@ -472,9 +474,11 @@ impl Control<'_> {
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let admin = self.admin(matches!(origin, Origin::Frozen(_)))?;
         let look = view::look(config, self.engine, shared, plane.view());
+        let (order, ordered) = mpsc::unbounded_channel();
+        let orders = orders::obey(orders::open(runtime), Rc::clone(&look), order);
         let mut trial = None;
         let ended = tokio::select! {
-            ended = supervisor::run(config, part, &mut plane, happened, origin) => ended
+            ended = supervisor::run(config, part, &mut plane, happened, ordered, origin) => ended
                 .map_err(|reason| DaemonError::System { what: "signals", reason }),
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
             never = async {
@@ -485,6 +489,7 @@ impl Control<'_> {
             } => match never {},
             never = self.lives() => match never {},
             never = answer(&admin, look) => match never {},
+            never = orders => match never {},
             never = notify::make_reports(Rc::clone(notify)) => match never {},
             never = reopen_logs(moved) => match never {},
         };

@@ -2,17 +2,16 @@
 //!
 //! Exit codes: 0 as wished, 1 it could not go on, 2 it could not start as asked.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use router::config::{LogFormat, Verbosity};
-use router::daemon::{DaemonError, Inheritance};
-use router::supervisor::output::{self, LogWriter, Stream, printer};
+use router::config::LogFormat;
+use router::daemon::{DaemonError, Inheritance, log};
+use router::supervisor::output::{self, Stream, printer};
 use router::{cli, daemon, sys};
-use tracing_subscriber::EnvFilter;
 
 /// How long the last lines may take to be written.
 const FLUSH: Duration = Duration::from_millis(300);
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
     };
     let format = options.log_format;
     let log_file = options.log_file.as_deref().map_or(Ok(()), open_log);
-    start_log(format, options.verbosity());
+    log::start(format, options.verbosity());
     if let Err(paragraph) = log_file {
         let code = fail(format, &paragraph, ExitCode::from(USAGE));
         printer().flush(FLUSH);
@@ -99,21 +98,4 @@ fn fail(format: LogFormat, paragraph: &str, code: ExitCode) -> ExitCode {
         }
     }
     code
-}
-
-/// The log goes to stderr, by way of the thread that also prints the workers' lines.
-fn start_log(format: LogFormat, verbosity: Verbosity) {
-    let level = match verbosity {
-        Verbosity::Quiet => "warn",
-        Verbosity::Normal => "info",
-        Verbosity::Verbose => "debug",
-        Verbosity::Trace => "trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::default);
-    let ansi = io::stderr().is_terminal() && !output::goes_to_a_file();
-    match format {
-        LogFormat::Pretty => log.with_ansi(ansi).with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
 }

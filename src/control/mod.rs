@@ -1,3 +1,6 @@
 //! How the router is looked at and spoken to from outside.
 
 pub mod admin;
+pub mod orders;
+pub mod protocol;
+pub mod socket;

@@ -5,6 +5,7 @@
 //! | `lock` | held for the router's life: one router to a directory |
 //! | `secret` | what a worker that comes back must know |
 //! | `attach` | the socket where it comes back |
+//! | `control` | the socket where the router takes orders |
 //! | `keeper` | the socket where the clients are to be had that a dead router had in hand |
 //! | `roll` | the workers that live, and the places they serve |
 //! | `preload/` | the script that they have loaded |
@@ -167,6 +168,12 @@ impl Runtime {
         self.directory.join("attach")
     }
 
+    /// Where orders are taken.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.directory.join("control")
+    }
+
     /// Who lives.
     #[must_use]
     pub fn roll(&self) -> PathBuf {
@@ -188,7 +195,7 @@ impl Runtime {
     /// Takes everything away: nobody is left who could come back. The directory itself goes too
     /// where nothing else lies in it.
     pub fn clear(self) {
-        for name in ["attach", "keeper", "roll", "secret", "lock"] {
+        for name in ["attach", "control", "keeper", "roll", "secret", "lock"] {
             remove(fs::remove_file(self.directory.join(name)), &self.directory);
         }
         remove(fs::remove_dir_all(self.preload()), &self.directory);

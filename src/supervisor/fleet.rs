@@ -4,6 +4,8 @@
 //! `slot.rs`. Here is what concerns several slots: a reload goes through them one after another,
 //! one at a time, and stops at the first that fails.
 
+mod choice;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use super::table::{BACKOFF_MAX, Habits, Moment, Rules, State};
 use super::vocabulary::{Action, Exit, Input, Trouble};
 use super::{Stage, Standing};
 use crate::route::{MAX_SLOTS, WorkerId};
+
+pub(super) use self::choice::Hitch;
 
 /// How long after `kill_timeout` a stop waits for the killed; a process the kernel cannot end
 /// (its disk hangs) does not hold the router up. With the last flush of the output (300 ms) the
@@ -297,12 +301,7 @@ impl<'a> Fleet<'a> {
             slot.wanted = false;
             self.books.slots.push(slot);
         }
-        if let Some(reload) = &mut self.books.reload {
-            reload.left.retain(|slot| usize::from(*slot) < to);
-            reload.anew.retain(|(slot, _)| usize::from(*slot) < to);
-            reload.current = reload.current.filter(|slot| usize::from(*slot) < to);
-        }
-        self.books.recycles.retain(|(id, _)| usize::from(id.slot) < to);
+        self.withdraw(|slot| usize::from(slot) < to);
         actions.extend(self.each(now, |slot, context| {
             match (usize::from(slot.present.id.slot) < to, slot.wanted) {
                 (true, false) => slot.fill(context),
@@ -312,6 +311,16 @@ impl<'a> Fleet<'a> {
         }));
         actions.extend(self.go_on(None, now));
         actions
+    }
+
+    /// What is under way goes on in these slots only.
+    fn withdraw(&mut self, stays: impl Fn(u16) -> bool) {
+        if let Some(reload) = &mut self.books.reload {
+            reload.left.retain(|slot| stays(*slot));
+            reload.anew.retain(|(slot, _)| stays(*slot));
+            reload.current = reload.current.filter(|slot| stays(*slot));
+        }
+        self.books.recycles.retain(|(id, _)| stays(id.slot));
     }
 
     /// How many workers there shall be.

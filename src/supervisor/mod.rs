@@ -12,6 +12,7 @@ mod fleet;
 mod frozen;
 mod launch;
 mod lines;
+mod orders;
 pub mod output;
 mod preload;
 mod reader;
@@ -27,8 +28,11 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 pub use self::estate::{Estate, Left};
 pub use self::frozen::Frozen;
+pub use self::orders::Order;
 pub use self::preload::{Attach, Part};
 pub use self::shell::run;
 use serde::{Deserialize, Serialize};
@@ -173,6 +177,16 @@ pub enum Wish {
     },
     /// So many workers more, or less.
     Scale(isize),
+    /// So many workers, 1 to [`crate::route::MAX_SLOTS`].
+    ScaleTo(usize),
+    /// These workers end and are started again.
+    RestartSlots(Vec<u16>),
+    /// These workers end, and their slots stay empty.
+    Halt(Vec<u16>),
+    /// These slots are filled, if they are not.
+    Resume(Vec<u16>),
+    /// A signal for the processes of these slots, or of all.
+    Signal(Signal, Option<Vec<u16>>),
 }
 
 /// Why supervision has ended here.

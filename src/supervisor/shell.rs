@@ -3,7 +3,6 @@
 //! It decides nothing about a worker's life; it owns the clock, the pids and the last words.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -24,11 +23,12 @@ use super::fleet::{End, Fleet, News};
 use super::frozen::{self, Frozen};
 use super::launch::{self, Launched};
 use super::lines::Tail;
+use super::orders::{Order, Orders};
 use super::output::{self, Printer};
 use super::preload::{Part, Preload};
 use super::reader::{Reader, Rest};
 use super::table::{Moment, Rules};
-use super::vocabulary::{Action, Exit, Input, Note, Trouble};
+use super::vocabulary::{Action, Exit, Input, Note, Trouble, rounded};
 use super::wishes::Wishers;
 use super::{ChannelEnd, DataPlane, Ended, Event, Origin, Outcome, Stage, Standing, Wish};
 use crate::config::Config;
@@ -65,6 +65,7 @@ pub async fn run(
     part: Option<Part>,
     plane: &mut impl DataPlane,
     mut events: UnboundedReceiver<Event>,
+    mut ordered: UnboundedReceiver<Order>,
     origin: Origin,
 ) -> io::Result<Ended> {
     let preload = match part.map(Preload::write).transpose() {
@@ -102,6 +103,7 @@ pub async fn run(
         unique: 0,
         fatal: None,
         stands: None,
+        orders: Orders::default(),
         now,
     };
     match origin {
@@ -133,6 +135,7 @@ pub async fn run(
             _ = ended.recv() => Turn::Reap,
             Some(pid) = gone.recv() => Turn::Gone(pid),
             Some(wish) = wishes.recv() => Turn::Wish(wish),
+            Some(order) = ordered.recv() => Turn::Order(order),
             Some((worker, exit)) = exits.recv() => Turn::Exit(worker, exit),
             () = sleep_until(began + due.unwrap_or_default()), if due.is_some() => Turn::Tick,
             _ = look.tick(), if looks => Turn::Look,
@@ -150,6 +153,7 @@ pub async fn run(
         supervisor.now = began.elapsed();
         supervisor.turn(turn);
         supervisor.tell_standing();
+        supervisor.tell_orders();
     }
 }
 
@@ -174,6 +178,7 @@ enum Turn {
     /// For those that have grown too large.
     Weigh,
     Wish(Wish),
+    Order(Order),
     /// A process has ended and said its last words.
     Exit(WorkerId, Exit),
     Feed(WorkerId, Input),
@@ -238,6 +243,8 @@ struct Supervisor<'a, P> {
     fatal: Option<String>,
     /// What the data plane has been told last.
     stands: Option<Standing>,
+    /// Who waits for what.
+    orders: Orders,
     /// The clock as read at the start of the turn.
     now: Moment,
 }
@@ -403,6 +410,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Turn::Listen => self.listen(),
             Turn::Weigh => self.weigh(),
             Turn::Wish(wish) => self.fulfil(wish),
+            Turn::Order(order) => self.obey(order),
             Turn::Reap => {
                 self.reap();
                 return;
@@ -432,7 +440,55 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 let to = self.fleet.wanted().saturating_add_signed(by);
                 self.fleet.scale(to, self.now)
             }
+            Wish::ScaleTo(to) => self.fleet.scale(to, self.now),
+            Wish::RestartSlots(slots) => {
+                tracing::info!(?slots, "restarting workers");
+                self.fleet.restart_slots(&slots, self.now)
+            }
+            Wish::Halt(slots) => {
+                tracing::info!(?slots, "stopping workers");
+                self.fleet.halt(&slots, self.now)
+            }
+            Wish::Resume(slots) => self.fleet.resume(&slots, self.now),
+            Wish::Signal(signal, slots) => {
+                for (worker, _) in self.fleet.stages() {
+                    if slots.as_ref().is_none_or(|slots| slots.contains(&worker.slot)) {
+                        self.kill(worker, signal);
+                    }
+                }
+                vec![]
+            }
         }
+    }
+
+    /// Fulfils the wish of somebody who waits, if it can be.
+    fn obey(&mut self, order: Order) -> Vec<Action> {
+        let Order { wish, done } = order;
+        let unknown = match &wish {
+            Wish::RestartSlots(slots) | Wish::Halt(slots) | Wish::Resume(slots) => {
+                slots.iter().find(|slot| !self.fleet.has_slot(**slot))
+            }
+            _ => None,
+        };
+        let refusal = match unknown {
+            _ if self.fleet.stopping() => Some("it is stopping".to_owned()),
+            Some(slot) => Some(format!("it has no worker {slot}")),
+            None => None,
+        };
+        if let Some(refusal) = refusal {
+            // Whoever asked need not have waited.
+            let _ = done.send(Err(refusal));
+            return vec![];
+        }
+        self.orders.begin(&wish, done);
+        self.fulfil(wish)
+    }
+
+    /// After the whole of a turn.
+    fn tell_orders(&mut self) {
+        let mut orders = std::mem::take(&mut self.orders);
+        orders.settle(&self.fleet, |worker| self.last_lines(worker));
+        self.orders = orders;
     }
 
     /// Whether a worker drains that does not say by itself when it has no sessions left.
@@ -699,15 +755,19 @@ impl<P: DataPlane> Supervisor<'_, P> {
         }
     }
 
-    fn tell(&self, news: &News) {
+    fn tell(&mut self, news: &News) {
         match news {
-            News::ReloadBegins(workers) => tracing::info!(workers, "reload begins"),
+            News::ReloadBegins(workers) => {
+                self.orders.reload_begins();
+                tracing::info!(workers, "reload begins");
+            }
             News::ReloadQueued => tracing::info!("reload queued"),
             News::ReloadDone(workers, took) => {
                 tracing::info!(workers, took = ?rounded(*took), "reload done");
             }
             News::ReloadFailed { worker, why, renewed } => {
                 let error = self.failure(*worker, why, *renewed);
+                self.orders.reload_failed(&error);
                 tracing::error!(error, "reload failed");
             }
             News::Recycling(worker, why) => tracing::warn!(%worker, why, "recycling the worker"),
@@ -774,45 +834,9 @@ fn unwritten(error: &io::Error) -> String {
     )
 }
 
-/// Nobody reads more than milliseconds.
-fn rounded(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
 fn exit_of(status: ExitStatus) -> Exit {
     match (status.code(), status.signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, signal) => Exit::Signal(signal.unwrap_or_default()),
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exited with code {code}"),
-            Self::Signal(number) => match Signal::try_from(*number) {
-                Ok(signal) => write!(f, "was ended by {signal}"),
-                Err(_) => write!(f, "was ended by signal {number}"),
-            },
-            Self::Unstarted(reason) => f.write_str(reason),
-            Self::Unknown => {
-                f.write_str("ended, and only the router that had started it could ask how")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(exit) => write!(f, "{exit} before it was ready"),
-            Self::NotReady(waited) => write!(f, "was not ready after {:?}", rounded(*waited)),
-            Self::Missing(places) => {
-                write!(f, "does not listen on {}, as the old one does", places.join(" and "))
-            }
-            Self::Hung(silent) => write!(f, "hung: nothing for {:?}", rounded(*silent)),
-            Self::Broken(why) => write!(f, "was killed: {why}"),
-            Self::NeverAttached => f.write_str("did not attach"),
-        }
     }
 }

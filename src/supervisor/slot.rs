@@ -150,6 +150,21 @@ impl Slot {
         !self.anew && self.beside.is_none() && self.present.resting()
     }
 
+    /// Whether nothing is about to change here soon: it serves, or will not for a while. A worker
+    /// that drains changes nothing.
+    pub(super) fn settled(&self) -> bool {
+        let settled = match self.present.state {
+            State::Starting { patience, .. } => patience.is_none(),
+            State::Stopping { .. } | State::Awaited { .. } => false,
+            State::Down
+            | State::Ready
+            | State::Draining { .. }
+            | State::Backoff(_)
+            | State::Errored => true,
+        };
+        settled && !self.anew && self.coming().is_none()
+    }
+
     /// When the next tick has something to do.
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.workers().filter_map(Worker::deadline).min()

@@ -1,7 +1,9 @@
 //! What the table of a worker's life takes in and gives out: inputs, actions, and what is said of it.
 
+use std::fmt;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::route::WorkerId;
@@ -140,4 +142,40 @@ pub(super) enum Note {
     Adopted,
     /// It was an earlier router's and is not there any more, or never came.
     OrphanLost(Option<Exit>),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by {signal}"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
+            Self::Unstarted(reason) => f.write_str(reason),
+            Self::Unknown => {
+                f.write_str("ended, and only the router that had started it could ask how")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(exit) => write!(f, "{exit} before it was ready"),
+            Self::NotReady(waited) => write!(f, "was not ready after {:?}", rounded(*waited)),
+            Self::Missing(places) => {
+                write!(f, "does not listen on {}, as the old one does", places.join(" and "))
+            }
+            Self::Hung(silent) => write!(f, "hung: nothing for {:?}", rounded(*silent)),
+            Self::Broken(why) => write!(f, "was killed: {why}"),
+            Self::NeverAttached => f.write_str("did not attach"),
+        }
+    }
+}
+
+/// Nobody reads more than milliseconds.
+pub(super) fn rounded(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

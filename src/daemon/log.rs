@@ -1,0 +1,58 @@
+//! The router's own log: how it looks, and how much it says, which can be changed while it runs.
+
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Verbosity};
+use crate::supervisor::output::{self, LogWriter};
+
+/// Takes a new filter in place of the old one.
+type Change = dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync;
+
+static CHANGE: OnceLock<Box<Change>> = OnceLock::new();
+
+/// Starts it, on stderr or in the log file, by way of the thread that also prints the workers' lines.
+/// Once in a process.
+pub fn start(format: LogFormat, verbosity: Verbosity) {
+    let level = match verbosity {
+        Verbosity::Quiet => "warn",
+        Verbosity::Normal => "info",
+        Verbosity::Verbose => "debug",
+        Verbosity::Trace => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::default);
+    let ansi = io::stderr().is_terminal() && !output::goes_to_a_file();
+    let change: Box<Change> = match format {
+        LogFormat::Pretty => {
+            let log = log.with_ansi(ansi).with_target(false).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+        }
+    };
+    // A second start has panicked above.
+    let _first = CHANGE.set(change);
+}
+
+/// Says more, or less, from now on: a level, or one for each target, as in `RUST_LOG`.
+///
+/// # Errors
+/// It is no such filter.
+pub fn change(filter: &str) -> Result<(), String> {
+    let parsed = EnvFilter::builder().parse(filter).map_err(|error| {
+        format!("`{filter}` is no log level: {error}. Write error, warn, info, debug or trace")
+    })?;
+    let change = CHANGE.get().ok_or("the log has not started")?;
+    change(parsed)?;
+    tracing::info!(filter, "log level changed");
+    Ok(())
+}
