@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use self::activation::{ActivationError, Passed};
@@ -35,6 +36,7 @@ use self::attach::Awaited;
 use self::kept::Kept;
 use self::listeners::{ListenError, Listeners};
 use self::notify::{Notifier, Notify};
+use self::orders::Takers;
 use self::plane::Plane;
 use self::roll::{Channels, Roll};
 use self::runtime::{Runtime, RuntimeError};
@@ -475,7 +477,9 @@ impl Control<'_> {
         let admin = self.admin(matches!(origin, Origin::Frozen(_)))?;
         let look = view::look(config, self.engine, shared, plane.view());
         let (order, ordered) = mpsc::unbounded_channel();
-        let orders = orders::obey(orders::open(runtime), Rc::clone(&look), order);
+        let (upgrade, wished) = mpsc::unbounded_channel();
+        let takers = Takers { supervisor: order, upgrade };
+        let orders = orders::obey(orders::open(runtime), Rc::clone(&look), takers);
         let mut trial = None;
         let ended = tokio::select! {
             ended = supervisor::run(config, part, &mut plane, happened, ordered, origin) => ended
@@ -485,7 +489,7 @@ impl Control<'_> {
                 kept::settle(&kept, &awaited, shared, &listeners).await;
                 // What waits for them here does not cross.
                 awaited.are_none().await;
-                self.upgrades(asked, &mut trial).await
+                self.upgrades(asked, wished, &mut trial).await
             } => match never {},
             never = self.lives() => match never {},
             never = answer(&admin, look) => match never {},
@@ -547,9 +551,18 @@ impl Control<'_> {
 
     /// Tries the next program out whenever that is asked for; once it would do, the shards are put
     /// to rest, which ends with the supervisor frozen.
-    async fn upgrades(&self, mut asked: Signal, ready: &mut Option<Trial>) -> Infallible {
+    async fn upgrades(
+        &self,
+        mut asked: Signal,
+        mut wished: UnboundedReceiver<oneshot::Sender<String>>,
+        ready: &mut Option<Trial>,
+    ) -> Infallible {
         while ready.is_none() {
-            asked.recv().await;
+            let waits = tokio::select! {
+                _ = asked.recv() => None,
+                // By signal alone, where no orders are taken.
+                Some(waits) = wished.recv() => Some(waits),
+            };
             tracing::info!(binary = %self.successor.program().display(), "upgrade begins");
             self.notify.borrow_mut().upgrades(true);
             match self.successor.try_out().await {
@@ -562,6 +575,8 @@ impl Control<'_> {
                 Err(error) => {
                     tracing::error!(error = error.to_string(), "upgrade failed");
                     self.notify.borrow_mut().upgrades(false);
+                    // Whoever asked need not have waited.
+                    let _told = waits.map(|waits| waits.send(error.to_string()));
                 }
             }
         }

@@ -5,8 +5,9 @@
 //! | room | what it is | may use |
 //! |---|---|---|
 //! | [`daemon`] | wiring and stop order | everything |
-//! | [`cli`] | the command line | config |
-//! | [`control`] | how it is looked at from outside: the admin address | config, metrics, sys |
+//! | [`manager`] | the daemon that keeps many apps: a router process for each | control, supervisor's output, config, sys |
+//! | [`cli`] | the command line: options, and the commands that speak to the manager | config, control, metrics |
+//! | [`control`] | how it is looked at and spoken to from outside: admin address, control sockets | config, metrics, sys |
 //! | [`supervisor`] | the workers' processes: spawn, states, backoff, output | sys, ipc, route, config, metrics |
 //! | [`shard`] | the data plane, one thread per core: accept, peek, route, hand off, relay | sys, http, ipc, route, metrics |
 //! | [`config`] | what the operator asked for, raw then resolved | |
@@ -26,6 +27,7 @@ pub mod control;
 pub mod daemon;
 pub mod http;
 pub mod ipc;
+pub mod manager;
 pub mod metrics;
 pub mod route;
 pub mod shard;

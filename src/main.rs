@@ -1,14 +1,18 @@
 //! Entry point: command line, log, daemon, exit code. It decides nothing else.
 //!
-//! Exit codes: 0 as wished, 1 it could not go on, 2 it could not start as asked.
+//! Exit codes: 0 as wished, 1 it could not go on, 2 it could not start as asked, 3 no worker of the
+//! app is left.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use nix::sys::signal::Signal;
-use router::config::LogFormat;
+use router::cli::Invocation;
+use router::config::{LogFormat, Verbosity};
 use router::daemon::{DaemonError, Inheritance, log};
 use router::supervisor::output::{self, Stream, printer};
 use router::{cli, daemon, sys};
@@ -20,6 +24,8 @@ const FLUSH: Duration = Duration::from_millis(300);
 const FAILURE: u8 = 1;
 /// The exit code for what the operator has to put right.
 const USAGE: u8 = 2;
+/// The exit code for an app whose workers have all failed: another router would not help it.
+const WORKERS_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
     // Before anything opens an fd that could land on 0, 1 or 2.
@@ -32,28 +38,72 @@ fn main() -> ExitCode {
     }
     // And before any program is started that would have what was left open for this one.
     let inheritance = daemon::inherit();
-    let options = match cli::parse(std::env::args_os()) {
-        Ok(options) => options,
+    let words = match words() {
+        Ok(words) => words,
+        Err(error) => {
+            let _closed = writeln!(io::stderr(), "router: {error:#}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let invocation = match cli::parse(words) {
+        Ok(invocation) => invocation,
         Err(error) => {
             // The help goes to stdout and is no failure; a closed pipe there is none either.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let format = options.log_format;
-    let log_file = options.log_file.as_deref().map_or(Ok(()), open_log);
-    log::start(format, options.verbosity());
-    if let Err(paragraph) = log_file {
-        let code = fail(format, &paragraph, ExitCode::from(USAGE));
-        printer().flush(FLUSH);
-        return code;
-    }
-    let code = start(&options, inheritance).unwrap_or_else(|(paragraph, code)| {
-        let code = ExitCode::from(code);
-        fail(format, &paragraph, code)
-    });
+    let code = match &invocation {
+        Invocation::Run(options) => {
+            logged(options.log_format, options.verbosity(), options.log_file.as_deref(), || {
+                start(options, inheritance)
+            })
+        }
+        Invocation::Daemon(options) => {
+            let log_file = options.log_file.as_deref();
+            logged(LogFormat::Pretty, Verbosity::Normal, log_file, || keep(options))
+        }
+        Invocation::Command(command, given) => {
+            logged(LogFormat::Pretty, Verbosity::Normal, None, || {
+                cli::run(command, given, sys::cpu::usable_cores())
+                    .map_err(|error| (format!("{error:#}"), FAILURE))
+            })
+        }
+    };
     printer().flush(FLUSH);
     code
+}
+
+/// The words of the command line; of `--saved`, those that are saved, and what was around them is
+/// around this process from now on.
+fn words() -> anyhow::Result<Vec<OsString>> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Some(saved) = cli::saved(&words)? else { return Ok(words) };
+    sys::exec::replace_environment(&[daemon::upgrade::VARIABLE], &saved.environment)?;
+    std::env::set_current_dir(&saved.directory)
+        .with_context(|| format!("cannot go to {}", saved.directory.display()))?;
+    Ok(words.into_iter().take(1).chain(saved.words.into_iter().map(OsString::from)).collect())
+}
+
+/// Does it with a log; what it fails with is the last thing in it.
+fn logged(
+    format: LogFormat,
+    verbosity: Verbosity,
+    file: Option<&Path>,
+    act: impl FnOnce() -> Result<ExitCode, (String, u8)>,
+) -> ExitCode {
+    let opened = file.map_or(Ok(()), open_log);
+    log::start(format, verbosity);
+    opened
+        .map_err(|paragraph| (paragraph, USAGE))
+        .and_then(|()| act())
+        .unwrap_or_else(|(paragraph, code)| fail(format, &paragraph, ExitCode::from(code)))
+}
+
+/// Keeps apps.
+fn keep(options: &cli::Daemon) -> Result<ExitCode, (String, u8)> {
+    let home = cli::home().map_err(|error| (format!("{error:#}"), USAGE))?;
+    router::manager::run(home, options.resurrect).map_err(|error| (error.to_string(), FAILURE))
 }
 
 /// Runs the daemon; or says why not, and with which exit code.
@@ -61,8 +111,14 @@ fn start(
     options: &cli::Options,
     inheritance: Result<Inheritance, DaemonError>,
 ) -> Result<ExitCode, (String, u8)> {
-    let paragraph =
-        |error: DaemonError| (error.to_string(), if error.is_usage() { USAGE } else { FAILURE });
+    let paragraph = |error: DaemonError| {
+        let code = match &error {
+            DaemonError::Workers(_) => WORKERS_FAILED,
+            error if error.is_usage() => USAGE,
+            _ => FAILURE,
+        };
+        (error.to_string(), code)
+    };
     let inheritance = inheritance.map_err(paragraph)?;
     let config = cli::resolve(options, sys::cpu::usable_cores())
         .map_err(|error| (format!("{error:#}"), USAGE))?;

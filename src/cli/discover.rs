@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
+use super::commands::left_out;
+
 /// What an app may be written in.
 const SCRIPTS: [&str; 4] = ["js", "cjs", "mjs", "ts"];
 /// The ecosystem files a directory is searched for, in this order.
@@ -16,48 +18,6 @@ const ECOSYSTEMS: [&str; 4] = [
 ];
 /// The scripts a directory without either is searched for, in this order.
 const DEFAULTS: [&str; 3] = ["worker.js", "server.js", "index.js"];
-
-/// PM2's commands, for those whose fingers know them.
-const COMMANDS: [&str; 38] = [
-    "attach",
-    "cleardump",
-    "cli",
-    "delete",
-    "deploy",
-    "describe",
-    "dump",
-    "env",
-    "flush",
-    "id",
-    "info",
-    "init",
-    "inspect",
-    "jlist",
-    "kill",
-    "l",
-    "list",
-    "logs",
-    "ls",
-    "monit",
-    "ping",
-    "prettylist",
-    "ps",
-    "reload",
-    "reloadLogs",
-    "report",
-    "reset",
-    "restart",
-    "resurrect",
-    "save",
-    "scale",
-    "sendSignal",
-    "serve",
-    "show",
-    "start",
-    "startup",
-    "status",
-    "stop",
-];
 
 /// An app's file; absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +36,8 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
         return in_directory(&path);
     }
     if !path.is_file() {
-        if let Some(command) = app.to_str().filter(|word| is_command(word)) {
-            bail!("{}", no_commands(command));
+        if let Some(told) = app.to_str().and_then(left_out) {
+            bail!("{told}");
         }
         bail!("there is no {}; give a script, an ecosystem file, or a directory", path.display());
     }
@@ -96,21 +56,8 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
     }
 }
 
-/// Whether this word is a command of PM2's.
-pub(super) fn is_command(word: &str) -> bool {
-    COMMANDS.contains(&word)
-}
-
-/// What to tell someone who gives a command.
-pub(super) fn no_commands(command: &str) -> String {
-    format!(
-        "`{command}` is a command, and commands come with the daemon mode, which is not in this version; \
-         `router APP` runs an app in the foreground, and Ctrl-C or SIGTERM stops it"
-    )
-}
-
 /// `ecosystem.config.js`, or another `*.config.js` or `.json` that was given explicitly.
-fn is_ecosystem(path: &Path) -> bool {
+pub(super) fn is_ecosystem(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let config = SCRIPTS.iter().any(|extension| name.ends_with(&format!(".config.{extension}")));
     config || name.ends_with(".json") && name != "package.json"
@@ -203,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn a_command_of_pm2_is_answered_unless_it_is_a_file() {
+    fn a_command_that_is_left_out_is_answered_unless_it_is_a_file() {
         let scratch = Scratch::new();
-        assert!(found(&scratch, Some("start")).expect_err("no file").contains("foreground"));
+        assert!(found(&scratch, Some("deploy")).expect_err("no file").contains("leaves out"));
         assert!(found(&scratch, Some("gone.js")).expect_err("no file").contains("there is no"));
-        scratch.write("start/index.js", "");
-        assert_eq!(found(&scratch, Some("start")).as_deref(), Ok("start/index.js"));
+        scratch.write("deploy/index.js", "");
+        assert_eq!(found(&scratch, Some("deploy")).as_deref(), Ok("deploy/index.js"));
     }
 
     #[test]

@@ -3,10 +3,15 @@
 //! This is where the environment is read, where node evaluates an ecosystem file and where npm
 //! installs. An error is one paragraph: what was wrong and what to do.
 
+mod client;
+mod commands;
+mod define;
 mod discover;
 mod evaluate;
 mod install;
+mod list;
 mod options;
+mod saved;
 
 use std::env;
 use std::ffi::OsString;
@@ -14,11 +19,15 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Parser;
+use clap::FromArgMatches;
 use nix::unistd::{AccessFlags, access};
 
+pub use self::client::{home, run};
+use self::commands::CommandLine;
+pub use self::commands::{Command, Daemon};
 use self::discover::{Found, discover};
 pub use self::options::{Options, Threads};
+pub use self::saved::{Saved, saved};
 use crate::config::{
     self, Address, App, Config, DEFAULT_PORT, Ecosystem, Handoff, RawApp, Surroundings, Trust,
     Workers,
@@ -29,19 +38,39 @@ const SHOWN_LINES: usize = 15;
 /// How much of each, in characters.
 const SHOWN_COLUMNS: usize = 400;
 
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run an app in the foreground.
+    Run(Box<Options>),
+    /// Keep apps, in the foreground.
+    Daemon(Daemon),
+    /// Speak to the daemon. The words are the options of `start`.
+    Command(Box<Command>, Vec<String>),
+}
+
 /// Reads the command line. An "error" may be the help that was asked for.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let words: Vec<OsString> = words.into_iter().collect();
-    Options::try_parse_from(&words).map_err(|error| {
-        // `router start app.js`: the second word is what clap stumbles over, the first is the
+    let matches = commands::table().try_get_matches_from(&words).map_err(|error| {
+        // `router link a b`: the second word is what clap stumbles over, the first is the
         // misunderstanding.
-        let command = words.get(1).and_then(|word| word.to_str());
-        match command.filter(|word| discover::is_command(word) && !Path::new(word).exists()) {
-            Some(word) if error.use_stderr() => clap::Error::raw(
-                clap::error::ErrorKind::InvalidSubcommand,
-                discover::no_commands(word) + "\n",
-            ),
+        let first = words.get(1).and_then(|word| word.to_str());
+        let told = first.filter(|word| !Path::new(word).exists()).and_then(commands::left_out);
+        match told {
+            Some(told) if error.use_stderr() => {
+                clap::Error::raw(clap::error::ErrorKind::InvalidSubcommand, told + "\n")
+            }
             _ => error,
+        }
+    })?;
+    let line = CommandLine::from_arg_matches(&matches)?;
+    Ok(match line.command {
+        None => Invocation::Run(Box::new(line.options)),
+        Some(Command::Daemon(daemon)) => Invocation::Daemon(daemon),
+        Some(command) => {
+            let start = matches.subcommand_matches("start");
+            Invocation::Command(Box::new(command), start.map(define::given).unwrap_or_default())
         }
     })
 }
@@ -99,15 +128,7 @@ fn resolve_in(
     let mut above = options.layer();
     // Relative to where the command was given, not to the ecosystem file.
     above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
-    let raw = above.over(below).over(pm2_variables(variable)?);
-    let fork_mode = raw.fork_mode;
-    let around = Surroundings { base: &base, cores, workers, env: options.env.as_deref() };
-    let app = raw.resolve(&around)?;
-    if fork_mode {
-        tracing::debug!(app = app.name, "exec_mode is fork; run as a cluster worker all the same");
-    }
-    check(&app, variable)?;
-    install::install(&app.script, "npm", options.no_install)?;
+    let app = settle(above.over(below), &base, workers, options, cores, variable)?;
 
     let default_port = default_port(&app, variable)?;
     // A debugger may hold a worker still for as long as it likes.
@@ -140,6 +161,26 @@ fn resolve_in(
         log: options.log_format,
         verbosity: options.verbosity(),
     })
+}
+
+/// Every question about an app answered, and what would keep it from running found.
+fn settle(
+    raw: RawApp,
+    base: &Path,
+    workers: Workers,
+    options: &Options,
+    cores: usize,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<App> {
+    let raw = raw.over(pm2_variables(variable)?);
+    let fork_mode = raw.fork_mode;
+    let app = raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
+    if fork_mode {
+        tracing::debug!(app = app.name, "exec_mode is fork; run as a cluster worker all the same");
+    }
+    check(&app, variable)?;
+    install::install(&app.script, "npm", options.no_install)?;
+    Ok(app)
 }
 
 /// Whose PROXY protocol headers are read, if any are.

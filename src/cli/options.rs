@@ -6,24 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Args};
 
 use crate::config::{
     self, Balance, CronPattern, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Sticky,
     Verbosity, Workers,
 };
 
-/// Puts Socket.IO on every core of this host: starts the Node workers of an app, hands them
-/// their sockets, relays their packets.
-///
-/// The app runs in the foreground until a signal ends it.
-#[derive(Clone, Debug, Parser)]
-#[command(
-    name = "router",
-    version,
-    after_help = "Every option is also an environment variable: --head-timeout is ROUTER_HEAD_TIMEOUT.\n\
-        The command line goes before the environment, the environment before an ecosystem file."
-)]
+/// How an app is run.
+#[derive(Clone, Debug, Args)]
 pub struct Options {
     /// A script, an ecosystem file, or a directory [default: the current directory]
     #[arg(value_name = "APP", env = "ROUTER_APP")]
@@ -103,8 +94,12 @@ pub struct Options {
     pub node_args: Option<String>,
 
     /// What the app is called in logs [default: the script's name]
-    #[arg(long, env = "ROUTER_NAME")]
+    #[arg(short, long, env = "ROUTER_NAME")]
     pub name: Option<String>,
+
+    /// Apps of one namespace can be named together in commands [default: default]
+    #[arg(long, env = "ROUTER_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
 
     /// Where the workers start [default: the current directory, or the app's if it is one]
     #[arg(long, env = "ROUTER_CWD", value_name = "DIR")]
@@ -285,6 +280,7 @@ impl Options {
     pub(super) fn layer(&self) -> RawApp {
         RawApp {
             name: self.name.clone(),
+            namespace: self.namespace.clone(),
             args: Some(self.app_args.clone()).filter(|args| !args.is_empty()),
             interpreter: self.interpreter.clone(),
             node_args: self.node_args.as_deref().map(config::split_words),
@@ -313,16 +309,21 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::FromArgMatches;
+
+    fn command() -> clap::Command {
+        Options::augment_args(clap::Command::new("router"))
+    }
 
     fn parse(line: &str) -> Result<Options, String> {
         let words = std::iter::once("router").chain(line.split_whitespace());
-        Options::try_parse_from(words).map_err(|error| error.to_string())
+        let matches = command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+        Options::from_arg_matches(&matches).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_table_of_options_is_sound_and_each_has_its_variable() {
-        let command = Options::command();
+        let command = command();
         command.clone().debug_assert();
         for option in command.get_arguments().filter(|option| option.get_long().is_some()) {
             let long = option.get_long().expect("filtered");

@@ -45,7 +45,9 @@ impl Drop for Scratch {
 /// Resolves a command line in a directory, with these variables over PATH.
 fn resolve_line(scratch: &Scratch, line: &str, variables: &[(&str, &str)]) -> Result<Config> {
     let words = std::iter::once("router").chain(line.split_whitespace());
-    let options = parse(words.map(OsString::from))?;
+    let Invocation::Run(options) = parse(words.map(OsString::from))? else {
+        bail!("it is a command");
+    };
     resolve_in(&options, CORES, scratch.path(), &|name| {
         let found = variables.iter().find(|(variable, _)| *variable == name);
         match found {
@@ -158,8 +160,8 @@ fn errors_say_what_was_wrong() {
         ("two.config.js --only a", "names no script"),
         ("gone.config.js", "there is no script"),
         ("index.js --env test", "is a script"),
-        ("start", "foreground"),
-        ("start index.js", "foreground"),
+        ("deploy", "leaves out"),
+        ("link a b", "leaves out"),
         ("-i many", "-N"),
     ] {
         let text = error(&scratch, line, &[]);

@@ -164,6 +164,10 @@ pub struct RawApp {
     pub increment_var: Option<String>,
     /// See [`App::treekill`].
     pub treekill: Option<bool>,
+    /// Apps can be named together by this, when there are several.
+    pub namespace: Option<String>,
+    /// Whether it is started with the others.
+    pub autostart: Option<bool>,
 }
 
 /// What resolving needs to know of the place the router runs in.
@@ -219,6 +223,8 @@ impl RawApp {
             watch_delay: self.watch_delay.or(below.watch_delay),
             increment_var: self.increment_var.or(below.increment_var),
             treekill: self.treekill.or(below.treekill),
+            namespace: self.namespace.or(below.namespace),
+            autostart: self.autostart.or(below.autostart),
         }
     }
 

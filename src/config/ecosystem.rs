@@ -59,6 +59,14 @@ impl Ecosystem {
     }
 }
 
+/// Each app's object in the value a file exports, in [`Ecosystem::apps`]' order.
+pub fn app_values(exported: &Value) -> Vec<Value> {
+    match exported.get("apps").unwrap_or(exported) {
+        Value::Array(apps) => apps.clone(),
+        one => vec![one.clone()],
+    }
+}
+
 /// The app `--only` names, or the only one.
 pub fn select(file: &str, apps: Vec<RawApp>, only: Option<&str>) -> Result<RawApp, ConfigError> {
     let names: Vec<String> = apps.iter().map(RawApp::label).collect();
@@ -160,6 +168,8 @@ impl Reader<'_> {
             "watch_delay" => raw.watch_delay = Some(self.duration(key, value)?),
             "increment_var" => raw.increment_var = Some(self.text(key, value)?),
             "treekill" => raw.treekill = Some(self.flag(key, value)?),
+            "namespace" => raw.namespace = Some(self.scalar(key, value)?),
+            "autostart" => raw.autostart = Some(self.flag(key, value)?),
             _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
         }
         Ok(())

@@ -23,7 +23,7 @@ pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
 pub use bytes::bytes;
 pub use cron::CronPattern;
-pub use ecosystem::{Ecosystem, select};
+pub use ecosystem::{Ecosystem, app_values, select};
 pub use glob::glob;
 pub use interpreter::{Interpreter, Plan, PlanError, plan};
 pub use time::{milliseconds, seconds};

@@ -1,6 +1,8 @@
 //! How the router is looked at and spoken to from outside.
 
 pub mod admin;
+pub mod apps;
+pub mod home;
 pub mod orders;
 pub mod protocol;
 pub mod socket;

@@ -37,6 +37,14 @@ pub enum Order {
         /// Whose.
         slots: Option<Vec<u16>>,
     },
+    /// Forgets how often workers were started again: these slots, or all.
+    Reset {
+        /// Which.
+        slots: Option<Vec<u16>>,
+    },
+    /// The program and the settings that are there now go on in this process's place. The connection
+    /// ends when they do; an answer is why they do not.
+    Upgrade,
     /// What the router's log says from now on.
     LogLevel {
         /// As in `RUST_LOG`: a level, or one for each target.

@@ -185,6 +185,8 @@ pub enum Wish {
     Halt(Vec<u16>),
     /// These slots are filled, if they are not.
     Resume(Vec<u16>),
+    /// Nobody counts how often the workers of these slots, or of all, were started again before now.
+    Reset(Option<Vec<u16>>),
     /// A signal for the processes of these slots, or of all.
     Signal(Signal, Option<Vec<u16>>),
 }

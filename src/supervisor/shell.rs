@@ -450,6 +450,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 self.fleet.halt(&slots, self.now)
             }
             Wish::Resume(slots) => self.fleet.resume(&slots, self.now),
+            Wish::Reset(_slots) => vec![],
             Wish::Signal(signal, slots) => {
                 for (worker, _) in self.fleet.stages() {
                     if slots.as_ref().is_none_or(|slots| slots.contains(&worker.slot)) {

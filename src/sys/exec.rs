@@ -57,16 +57,45 @@ pub fn forget(variables: &[&str]) -> io::Result<()> {
     if variables.iter().all(|name| std::env::var_os(name).is_none()) {
         return Ok(());
     }
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::other(format!("{threads} threads may be reading them")));
-    }
+    alone()?;
     for name in variables {
         // SAFETY: nobody else may read or write the environment meanwhile, and nobody does: this
         // is the only thread, as just counted, and no other could be started but by this one.
         unsafe { std::env::remove_var(name) };
     }
     Ok(())
+}
+
+/// Gives this process another environment, but for the variables that are to stay.
+///
+/// # Errors
+/// As [`forget`]; a name or value that no environment can hold.
+pub fn replace_environment(stay: &[&str], variables: &[(String, String)]) -> io::Result<()> {
+    let impossible = |(name, value): &&(String, String)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    };
+    if let Some((name, _)) = variables.iter().find(impossible) {
+        return Err(io::Error::other(format!("no environment can hold {name:?}")));
+    }
+    alone()?;
+    let stays = |name: &OsStr| stay.iter().any(|stay| name == *stay);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| !stays(name)) {
+        // SAFETY: this is the only thread, as just counted: see `forget`.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in variables.iter().filter(|(name, _)| !stays(OsStr::new(name))) {
+        // SAFETY: as above.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}
+
+/// An error unless this is the only thread.
+fn alone() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!("{threads} threads may be reading them"))),
+    }
 }
 
 /// Replaces this process. Returns only when that was not possible.

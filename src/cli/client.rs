@@ -1,0 +1,457 @@
+//! Commands, carried out: what is asked of the daemon, and what is said of its answer.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::commands::{self, Command};
+use super::define::{self, Context};
+use super::{discover, list};
+use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
+use crate::control::home::Home;
+use crate::control::protocol::AskError;
+use crate::control::socket;
+
+/// Where the daemon of a system service keeps its things; as in the unit that `startup` writes.
+const SERVICE: [&str; 3] = ["/var/lib/router", "/run/router", "/var/log/router"];
+
+/// How long the daemon may take to start.
+const START_TIME: Duration = Duration::from_secs(10);
+/// How soon a daemon that starts is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Between the two looks by which it is told how busy a worker is.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What a new ecosystem file says.
+const ECOSYSTEM: &str = include_str!("ecosystem.config.js");
+
+/// Where the daemon of this user keeps its things.
+///
+/// # Errors
+/// Nothing says where.
+pub fn home() -> Result<Home> {
+    let directory =
+        |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = directory("ROUTER_HOME") {
+        return Ok(Home::at(env::current_dir()?.join(home)));
+    }
+    // The daemon itself, as a system service.
+    if let (Some(state), Some(run), Some(logs)) =
+        (directory("STATE_DIRECTORY"), directory("RUNTIME_DIRECTORY"), directory("LOGS_DIRECTORY"))
+    {
+        return Ok(Home::service(state, run, logs));
+    }
+    let service = Home::service(SERVICE[0].into(), SERVICE[1].into(), SERVICE[2].into());
+    if nix::unistd::geteuid().is_root() && service.socket().exists() {
+        return Ok(service);
+    }
+    let user = directory("HOME").context("HOME is not set; name a directory with ROUTER_HOME")?;
+    Ok(Home::at(user.join(".router")))
+}
+
+/// Carries a command out, on a host with this many usable cores. `given` are the options of `start`.
+///
+/// # Errors
+/// What was wrong, for a person.
+pub fn run(command: &Command, given: &[String], cores: usize) -> Result<ExitCode> {
+    let client = Client {
+        home: home()?,
+        cores,
+        tokio: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+    };
+    client.carry_out(command, given)
+}
+
+struct Client {
+    home: Home,
+    cores: usize,
+    tokio: tokio::runtime::Runtime,
+}
+
+impl Client {
+    fn carry_out(&self, command: &Command, given: &[String]) -> Result<ExitCode> {
+        let here = env::current_dir().context("the current directory is gone")?;
+        match command {
+            Command::Start(start) => self.start(start, given, &here),
+            Command::Stop(to) => {
+                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                self.act(Action::Stop, targets, false)
+            }
+            Command::Delete(to) => {
+                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                self.act(Action::Delete, targets, false)
+            }
+            Command::Restart(again) => self.again(again, Action::Restart, &here),
+            Command::Reload(again) => self.again(again, Action::Reload, &here),
+            Command::Scale(scale) => {
+                let order = Order::Scale { target: scale.target.clone(), to: scale.to };
+                let outcomes: Vec<Outcome> = self.ask(&order)?;
+                self.tell(&outcomes, "scaled")
+            }
+            Command::List => {
+                let apps = self.apps_or_none()?;
+                self.show_list(apps)
+            }
+            Command::Describe(target) => {
+                let (apps, looked) = self.look_twice(self.apps_or_none()?)?;
+                let named: Vec<&AppState> = list::find(&apps, &target.target)?;
+                for app in named {
+                    print(&list::describe(app, &looked))?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Jlist => print(&list::json(&self.apps_or_none()?, false)?),
+            Command::Prettylist => print(&list::json(&self.apps_or_none()?, true)?),
+            Command::Env(target) => {
+                let apps = self.apps_or_none()?;
+                let mut text = String::new();
+                for app in list::find(&apps, &target.target)? {
+                    for (name, value) in &app.definition.environment {
+                        writeln!(text, "{name}: {value}")?;
+                    }
+                }
+                print(&text)
+            }
+            Command::Pid(target) => self.pid(target.target.as_deref()),
+            Command::Id(target) => {
+                let apps = self.apps_or_none()?;
+                let found = list::find(&apps, &target.target)?;
+                let ids = found.iter().flat_map(|app| &app.ids).map(u32::to_string);
+                print(&(ids.collect::<Vec<_>>().join(" ") + "\n"))
+            }
+            Command::SendSignal(send) => {
+                let (signal, targets) = (send.signal as i32, send.targets.clone());
+                let outcomes: Vec<Outcome> = self.ask(&Order::Signal { signal, targets })?;
+                self.tell(&outcomes, &format!("sent {}", send.signal.as_str()))
+            }
+            Command::Reset(to) => {
+                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                let outcomes: Vec<Outcome> = self.ask(&Order::Reset { targets })?;
+                self.tell(&outcomes, "reset")
+            }
+            Command::LogLevel(level) => {
+                let (filter, targets) = (level.level.clone(), or_all(&level.targets));
+                let outcomes: Vec<Outcome> = self.ask(&Order::LogLevel { filter, targets })?;
+                self.tell(&outcomes, "says what it is to say")
+            }
+            Command::ReloadLogs => {
+                let _null: Value = self.ask(&Order::ReopenLogs)?;
+                print("logs reopened\n")
+            }
+            Command::Ping => {
+                let pong: Pong = self.ask_started(&Order::Ping)?;
+                print(&format!("pong: router {} of process {}\n", pong.version, pong.pid))
+            }
+            Command::Kill => self.kill(),
+            Command::Save => {
+                let apps: usize = self.ask(&Order::Save)?;
+                let path = self.home.dump();
+                print(&format!("saved {apps} apps in {}\n", path.display()))
+            }
+            Command::Resurrect => {
+                let outcomes: Vec<Outcome> = self.ask_started(&Order::Resurrect)?;
+                self.tell(&outcomes, "started")
+            }
+            Command::Cleardump => match fs::remove_file(self.home.dump()) {
+                Ok(()) => print("nothing is saved any more\n"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    print("nothing was saved\n")
+                }
+                Err(error) => Err(error).context(self.home.dump().display().to_string()),
+            },
+            Command::Init => init(&here),
+            Command::Update => {
+                let outcomes: Vec<Outcome> = self.ask(&Order::Update)?;
+                self.tell(&outcomes, "updated")
+            }
+            Command::Completions(completions) => {
+                let mut text = Vec::new();
+                clap_complete::generate(
+                    completions.shell,
+                    &mut commands::table(),
+                    "router",
+                    &mut text,
+                );
+                print(&String::from_utf8_lossy(&text))
+            }
+            Command::Man => {
+                let mut text = Vec::new();
+                clap_mangen::Man::new(commands::table()).render(&mut text)?;
+                print(&String::from_utf8_lossy(&text))
+            }
+            Command::Logs(_) | Command::Flush(_) | Command::Startup(_) | Command::Unstartup(_) => {
+                bail!("not in this version")
+            }
+            Command::Daemon(_) => bail!("the daemon is no command to itself"),
+        }
+    }
+
+    fn start(&self, start: &commands::Start, given: &[String], here: &Path) -> Result<ExitCode> {
+        // `router start chat`: an app that is there, unless a file is called so.
+        if let Some(app) = &start.options.app
+            && !here.join(app).exists()
+            && let Some(name) = app.to_str()
+            && (name == "all" || self.knows(name)?)
+        {
+            return self.act(Action::Start, vec![name.to_owned()], false);
+        }
+        let apps = self.define_all(&start.options, given, here)?;
+        let of_a_file = matches!(
+            apps.first().map(|app| &app.app),
+            Some(crate::control::apps::Source::Described(_))
+        );
+        let anew = if start.force || of_a_file { Anew::Restart } else { Anew::Refuse };
+        self.run_apps(apps, anew, "started")
+    }
+
+    fn define_all(
+        &self,
+        options: &super::Options,
+        given: &[String],
+        here: &Path,
+    ) -> Result<Vec<Definition>> {
+        let environment = define::environment();
+        let context = Context {
+            here,
+            cores: self.cores,
+            variable: &|name| env::var(name).ok(),
+            environment: &environment,
+        };
+        define::define(options, given, context)
+    }
+
+    /// Restarts or reloads.
+    fn again(&self, again: &commands::Again, action: Action, here: &Path) -> Result<ExitCode> {
+        if let Some(file) = ecosystem(&again.targets, here) {
+            // As it is defined now.
+            let mut words = vec!["router".into(), "start".into(), file.into_os_string()];
+            for (option, value) in [("--only", &again.only), ("--env", &again.env)] {
+                words.extend(value.iter().map(|value| format!("{option}={value}").into()));
+            }
+            let super::Invocation::Command(command, given) = super::parse(words)? else {
+                bail!("no app is meant");
+            };
+            let Command::Start(start) = &*command else { bail!("no app is meant") };
+            let apps = self.define_all(&start.options, &given, here)?;
+            return match action {
+                Action::Reload => self.run_apps(apps, Anew::Reload, "reloaded"),
+                _ => self.run_apps(apps, Anew::Restart, "restarted"),
+            };
+        }
+        if again.only.is_some() || again.env.is_some() {
+            bail!("--only and --env choose from an ecosystem file, and none is named");
+        }
+        self.act(action, again.targets.clone(), again.update_env)
+    }
+
+    fn run_apps(&self, apps: Vec<Definition>, anew: Anew, done: &str) -> Result<ExitCode> {
+        let outcomes: Vec<Outcome> = self.ask_started(&Order::Run { apps, anew })?;
+        self.tell(&outcomes, done)
+    }
+
+    fn act(&self, action: Action, targets: Vec<String>, update_env: bool) -> Result<ExitCode> {
+        let done = match action {
+            Action::Start => "started",
+            Action::Stop => "stopped",
+            Action::Restart => "restarted",
+            Action::Reload => "reloaded",
+            Action::Delete => "deleted",
+        };
+        let environment = update_env.then(define::environment);
+        let outcomes: Vec<Outcome> = self.ask(&Order::Act { action, targets, environment })?;
+        self.tell(&outcomes, done)
+    }
+
+    /// What became of an order, and how things stand now.
+    fn tell(&self, outcomes: &[Outcome], done: &str) -> Result<ExitCode> {
+        let mut text = String::new();
+        for Outcome { name, ids, error } in outcomes {
+            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+            let ids = ids.join(", ");
+            match error {
+                None => writeln!(text, "[{name}]({ids}) {done}")?,
+                Some(error) => writeln!(text, "[{name}]({ids}) not {done}: {error}")?,
+            }
+        }
+        if outcomes.is_empty() {
+            text.push_str("there is no app\n");
+        }
+        print(&text)?;
+        self.show_list(self.apps_or_none()?)?;
+        let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn show_list(&self, apps: Vec<AppState>) -> Result<ExitCode> {
+        let (apps, looked) = self.look_twice(apps)?;
+        print(&list::table(&apps, &looked))
+    }
+
+    /// A second look, a little later: between the two it shows how busy the workers are.
+    fn look_twice(&self, first: Vec<AppState>) -> Result<(Vec<AppState>, list::Looked)> {
+        if !first.iter().any(|app| app.status.is_some()) {
+            return Ok((first, list::Looked::default()));
+        }
+        let began = Instant::now();
+        pause(LOOK_AGAIN);
+        let second = self.apps_or_none()?;
+        let looked = list::Looked::new(&first, began.elapsed());
+        Ok((second, looked))
+    }
+
+    fn pid(&self, target: Option<&str>) -> Result<ExitCode> {
+        let Some(target) = target else {
+            let pong: Pong = self.ask(&Order::Ping)?;
+            return print(&format!("{}\n", pong.pid));
+        };
+        let apps = self.apps_or_none()?;
+        let found = list::find(&apps, target)?;
+        let pids = found.iter().flat_map(|app| list::pids(app));
+        print(&pids.map(|pid| format!("{pid}\n")).collect::<String>())
+    }
+
+    fn kill(&self) -> Result<ExitCode> {
+        match self.ask_for::<Value>(&Order::Kill) {
+            // It may end before its answer has left.
+            Ok(_) | Err(AskError::Ended) => {}
+            Err(AskError::Nobody(_)) => return print("no daemon runs\n"),
+            Err(error) => return Err(error.into()),
+        }
+        let deadline = Instant::now() + START_TIME;
+        while self.home.socket().exists() && Instant::now() < deadline {
+            pause(ASK_AGAIN);
+        }
+        print("all apps have ended, and the daemon\n")
+    }
+
+    /// Whether the daemon keeps something of this name.
+    fn knows(&self, name: &str) -> Result<bool> {
+        let apps = self.apps_or_none()?;
+        Ok(list::find(&apps, name).is_ok())
+    }
+
+    /// All apps; none when there is no daemon.
+    fn apps_or_none(&self) -> Result<Vec<AppState>> {
+        match self.ask_for(&Order::List) {
+            Err(AskError::Nobody(_)) => Ok(Vec::new()),
+            answer => Ok(answer?),
+        }
+    }
+
+    fn ask<T: DeserializeOwned>(&self, order: &Order) -> Result<T> {
+        self.ask_for(order).map_err(|error| match error {
+            AskError::Nobody(_) => anyhow!(
+                "no daemon keeps apps in {}; `router start app.js` starts one, and the app",
+                self.home.directory().display()
+            ),
+            other => other.into(),
+        })
+    }
+
+    /// Asks, having started the daemon if there is none.
+    fn ask_started<T: DeserializeOwned>(&self, order: &Order) -> Result<T> {
+        match self.ask_for::<Value>(&Order::Ping) {
+            Err(AskError::Nobody(_)) => self.start_daemon()?,
+            other => drop(other?),
+        }
+        self.ask(order)
+    }
+
+    fn ask_for<T: DeserializeOwned>(&self, order: &Order) -> Result<T, AskError> {
+        let at = self.home.socket();
+        let answer = self.tokio.block_on(socket::ask(&at, order))?;
+        serde_json::from_value(answer)
+            .map_err(|error| AskError::Garbage { at, why: error.to_string() })
+    }
+
+    fn start_daemon(&self) -> Result<()> {
+        let directory = self.home.directory();
+        fs::create_dir_all(directory.join("logs"))
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let mut child = Program::new("/proc/self/exe")
+            .args(["daemon", "--log-file"])
+            .arg(self.home.log())
+            .env("ROUTER_HOME", directory)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("the daemon cannot be started")?;
+        let deadline = Instant::now() + START_TIME;
+        while Instant::now() < deadline {
+            match self.ask_for::<Pong>(&Order::Ping) {
+                Ok(_) => return Ok(()),
+                Err(AskError::Nobody(_) | AskError::Ended) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if child.try_wait()?.is_some() {
+                // Another may have been faster.
+                if self.ask_for::<Pong>(&Order::Ping).is_ok() {
+                    return Ok(());
+                }
+                let mut said = Vec::new();
+                if let Some(stderr) = child.stderr.take() {
+                    stderr.take(8 << 10).read_to_end(&mut said)?;
+                }
+                let said = String::from_utf8_lossy(&said);
+                bail!("the daemon ended: {}", said.trim().trim_start_matches("router: "));
+            }
+            pause(ASK_AGAIN);
+        }
+        bail!(
+            "the daemon does not answer within {START_TIME:?}; {} says why",
+            self.home.log().display()
+        )
+    }
+}
+
+/// The ecosystem file, if one is named instead of apps.
+fn ecosystem(targets: &[String], here: &Path) -> Option<PathBuf> {
+    let [only] = targets else { return None };
+    let file = here.join(only);
+    (file.is_file() && discover::is_ecosystem(&file)).then_some(file)
+}
+
+/// Those that were named, or that are in the file that was.
+fn targets(given: &[String], only: Option<&str>, here: &Path) -> Result<Vec<String>> {
+    match ecosystem(given, here) {
+        Some(file) => define::names(&file, only),
+        None if only.is_some() => bail!("--only chooses from an ecosystem file, and none is named"),
+        None => Ok(given.to_vec()),
+    }
+}
+
+fn or_all(targets: &[String]) -> Vec<String> {
+    if targets.is_empty() { vec!["all".to_owned()] } else { targets.to_vec() }
+}
+
+fn init(here: &Path) -> Result<ExitCode> {
+    let path = here.join("ecosystem.config.js");
+    let file = fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
+    file.write_all(ECOSYSTEM.as_bytes())?;
+    print(&format!("{} is there; put your script in it\n", path.display()))
+}
+
+/// Writes it all to stdout. A reader who has had enough is no failure.
+fn print(text: &str) -> Result<ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command has nothing else to do")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

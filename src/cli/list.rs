@@ -1,0 +1,334 @@
+//! How apps and their workers stand, as tables and as JSON.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::control::apps::{AppState, RouterState};
+
+/// What a router says of a worker.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Worker {
+    slot: u16,
+    state: String,
+    pid: i32,
+    uptime: f64,
+    cpu: f64,
+    memory: u64,
+    sessions: u32,
+    #[serde(default)]
+    event_loop_delay: Option<f64>,
+    #[serde(default)]
+    restarts: u32,
+}
+
+/// The time on a core that processes had used when they were looked at before.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    cpu: HashMap<i32, f64>,
+    ago: Duration,
+}
+
+impl Looked {
+    pub(super) fn new(apps: &[AppState], ago: Duration) -> Self {
+        let workers = apps.iter().flat_map(workers);
+        Self { cpu: workers.map(|worker| (worker.pid, worker.cpu)).collect(), ago }
+    }
+
+    /// How much of one core a process has used since; or of its life, if it was not there.
+    fn busy(&self, worker: &Worker) -> f64 {
+        let share = match self.cpu.get(&worker.pid) {
+            Some(before) => (worker.cpu - before) / self.ago.as_secs_f64(),
+            None => worker.cpu / worker.uptime.max(0.1),
+        };
+        (share * 100.0).clamp(0.0, 9999.0)
+    }
+}
+
+/// What the router of an app says of its workers.
+fn workers(app: &AppState) -> Vec<Worker> {
+    let listed = app.status.as_ref().and_then(|status| status.get("workers"));
+    listed.and_then(|workers| Vec::deserialize(workers).ok()).unwrap_or_default()
+}
+
+/// One row: a worker, or the place of one.
+struct Row {
+    id: Option<u32>,
+    status: &'static str,
+    worker: Worker,
+}
+
+/// The rows of an app, by slot. A worker that drains beside its successor is a row of its own.
+fn rows(app: &AppState) -> Vec<Row> {
+    let workers = workers(app);
+    let mut rows = Vec::new();
+    for (slot, id) in app.ids.iter().enumerate() {
+        let here: Vec<&Worker> =
+            workers.iter().filter(|worker| usize::from(worker.slot) == slot).collect();
+        rows.extend(here.iter().map(|worker| Row {
+            id: Some(*id),
+            status: status(app.state, &worker.state),
+            worker: (*worker).clone(),
+        }));
+        if here.is_empty() {
+            let status = match app.state {
+                RouterState::Online => "launching",
+                RouterState::Stopped => "stopped",
+                RouterState::Stopping => "stopping",
+                RouterState::Waiting => "waiting restart",
+                RouterState::Errored => "errored",
+            };
+            rows.push(Row { id: Some(*id), status, worker: Worker::default() });
+        }
+    }
+    // Those that were scaled away, as long as they have sessions.
+    let gone = workers.iter().filter(|worker| usize::from(worker.slot) >= app.ids.len());
+    rows.extend(gone.filter(|worker| worker.pid > 0).map(|worker| Row {
+        id: None,
+        status: status(app.state, &worker.state),
+        worker: worker.clone(),
+    }));
+    rows
+}
+
+/// PM2's words, where it has one.
+fn status(router: RouterState, worker: &str) -> &'static str {
+    match (router, worker) {
+        (RouterState::Stopping, _) | (_, "stopping") => "stopping",
+        (_, "ready") => "online",
+        (_, "starting") => "launching",
+        (_, "draining") => "draining",
+        (_, "waiting") => "waiting restart",
+        (_, "errored") => "errored",
+        _ => "stopped",
+    }
+}
+
+/// The apps that this word names.
+///
+/// # Errors
+/// None; the message says which there are.
+pub(super) fn find<'a>(apps: &'a [AppState], word: &str) -> Result<Vec<&'a AppState>> {
+    let id: Option<u32> = word.parse().ok();
+    let found = |same: &dyn Fn(&AppState) -> bool| -> Vec<&'a AppState> {
+        apps.iter().filter(|app| same(app)).collect()
+    };
+    for found in [
+        found(&|app| id.is_some_and(|id| app.ids.contains(&id))),
+        found(&|app| app.definition.name == word),
+        found(&|app| app.definition.namespace == word || word == "all"),
+    ] {
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    let names: Vec<&str> = apps.iter().map(|app| app.definition.name.as_str()).collect();
+    match names.as_slice() {
+        [] => bail!("there is no `{word}`: no app has been started (router start app.js)"),
+        names => bail!("there is no app, id or namespace `{word}`; there are {}", names.join(", ")),
+    }
+}
+
+/// The workers' processes.
+pub(super) fn pids(app: &AppState) -> Vec<i32> {
+    workers(app).into_iter().map(|worker| worker.pid).filter(|pid| *pid > 0).collect()
+}
+
+/// All of them.
+pub(super) fn table(apps: &[AppState], looked: &Looked) -> String {
+    let mut table = new_table();
+    table.set_header(
+        [
+            "id",
+            "name",
+            "namespace",
+            "mode",
+            "pid",
+            "uptime",
+            "↺",
+            "status",
+            "cpu",
+            "mem",
+            "sessions",
+            "lag",
+        ]
+        .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
+    );
+    for app in apps {
+        let definition = &app.definition;
+        for Row { id, status, worker } in rows(app) {
+            let lives = worker.pid > 0;
+            let when = |text: String| if lives { text } else { "-".to_owned() };
+            table.add_row([
+                Cell::new(id.map_or_else(|| "-".to_owned(), |id| id.to_string())),
+                Cell::new(&definition.name).add_attribute(Attribute::Bold),
+                Cell::new(&definition.namespace),
+                Cell::new(&definition.mode),
+                Cell::new(when(worker.pid.to_string())),
+                Cell::new(when(span(worker.uptime))),
+                Cell::new(worker.restarts.max(if lives { 0 } else { app.restarts })),
+                Cell::new(status).fg(color(status)),
+                Cell::new(when(format!("{:.0}%", looked.busy(&worker)))),
+                Cell::new(when(size(worker.memory))),
+                Cell::new(when(worker.sessions.to_string())),
+                Cell::new(
+                    worker
+                        .event_loop_delay
+                        .map_or_else(|| "-".to_owned(), |delay| format!("{:.0}ms", delay * 1000.0)),
+                ),
+            ]);
+        }
+    }
+    format!("{table}\n")
+}
+
+fn new_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
+fn color(status: &str) -> Color {
+    match status {
+        "online" => Color::Green,
+        "errored" | "stopped" => Color::Red,
+        _ => Color::Yellow,
+    }
+}
+
+/// One app, everything of it.
+pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
+    let definition = &app.definition;
+    let mut table = new_table();
+    let created = app.created.to_string();
+    let words = definition.options.join(" ");
+    let state = match app.state {
+        RouterState::Online => "online",
+        RouterState::Stopped => "stopped",
+        RouterState::Stopping => "stopping",
+        RouterState::Waiting => "waiting restart",
+        RouterState::Errored => "errored",
+    };
+    let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
+    let runtime = app.runtime.display().to_string();
+    let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    for (what, value) in [
+        ("name", definition.name.clone()),
+        ("namespace", definition.namespace.clone()),
+        ("ids", ids.join(", ")),
+        ("status", state.to_owned()),
+        ("why", app.why.clone().unwrap_or_else(|| "-".to_owned())),
+        ("script path", definition.script.display().to_string()),
+        ("script args", definition.app_args.join(" ")),
+        ("exec cwd", definition.cwd.display().to_string()),
+        ("interpreter", definition.interpreter.clone()),
+        ("exec mode", definition.mode.clone()),
+        ("options", words),
+        ("router pid", pid),
+        ("router restarts", app.restarts.to_string()),
+        ("created at", since(&created)),
+        ("logs", app.logs.display().to_string()),
+        ("runtime directory", runtime),
+    ] {
+        table.add_row([what.to_owned(), value]);
+    }
+    format!("{table}\n{}", self::table(std::slice::from_ref(app), looked))
+}
+
+/// Seconds since 1970, as how long ago that was.
+fn since(seconds: &str) -> String {
+    let then =
+        seconds.parse().map_or(UNIX_EPOCH, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let ago = SystemTime::now().duration_since(then).unwrap_or_default();
+    format!("{} ago", span(ago.as_secs_f64()))
+}
+
+/// `3s`, `12m`, `5h`, `2D`, as PM2 writes it.
+fn span(seconds: f64) -> String {
+    let minutes = seconds / 60.0;
+    match seconds {
+        s if s < 60.0 => format!("{s:.0}s"),
+        _ if minutes < 60.0 => format!("{:.0}m", minutes.floor()),
+        _ if minutes < 60.0 * 24.0 => format!("{:.0}h", (minutes / 60.0).floor()),
+        _ => format!("{:.0}D", (minutes / 60.0 / 24.0).floor()),
+    }
+}
+
+/// `53.1mb`, as PM2 writes it.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["b", "kb", "mb", "gb", "tb"];
+    let (mut size, mut unit) = (bytes, 0);
+    let mut tenths = 0;
+    while size >= 1024 && unit + 1 < UNITS.len() {
+        tenths = size % 1024 * 10 / 1024;
+        size /= 1024;
+        unit += 1;
+    }
+    format!("{size}.{tenths}{}", UNITS[unit])
+}
+
+/// The list as JSON, with PM2's names.
+///
+/// # Errors
+/// None that can be met: it is a value already.
+pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let looked = Looked::default();
+    let mut list = Vec::new();
+    for app in apps {
+        let definition = &app.definition;
+        for Row { id, status, worker } in rows(app) {
+            let busy = if worker.pid > 0 { looked.busy(&worker) } else { 0.0 };
+            let mut env = json!({
+                "name": definition.name,
+                "namespace": definition.namespace,
+                "status": status,
+                "pm_id": id,
+                "NODE_APP_INSTANCE": worker.slot,
+                "exec_mode": format!("{}_mode", definition.mode),
+                "exec_interpreter": definition.interpreter,
+                "pm_exec_path": definition.script,
+                "pm_cwd": definition.cwd,
+                "args": definition.app_args,
+                "instances": app.ids.len(),
+                "restart_time": worker.restarts,
+                "created_at": app.created * 1000,
+                "env": definition.environment,
+            });
+            if let (true, Value::Object(env)) = (worker.pid > 0, &mut env) {
+                let started = ((now - worker.uptime) * 1000.0).round();
+                env.insert("pm_uptime".to_owned(), json!(started));
+            }
+            list.push(json!({
+                "pid": worker.pid,
+                "name": definition.name,
+                "pm_id": id,
+                "monit": { "memory": worker.memory, "cpu": busy.round() },
+                "pm2_env": env,
+            }));
+        }
+    }
+    let text =
+        if pretty { serde_json::to_string_pretty(&list)? } else { serde_json::to_string(&list)? };
+    Ok(text + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_are_written_as_pm2_does() {
+        for (seconds, text) in [(3.4, "3s"), (61.0, "1m"), (7300.0, "2h"), (200_000.0, "2D")] {
+            assert_eq!(span(seconds), text);
+        }
+        for (bytes, text) in [(0, "0.0b"), (55_705_600, "53.1mb"), (1536, "1.5kb")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

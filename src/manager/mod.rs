@@ -1,0 +1,578 @@
+//! The daemon that keeps many apps: a router for each, started, watched, remembered.
+//!
+//! It is small on purpose. Every app has a router process of its own, with its own listeners,
+//! shards, workers and upgrade: no app sees another's traffic or shares its fate. When this daemon
+//! dies, the routers go on; the next one finds them by their directories ([`crate::control::home`]).
+
+mod app;
+mod numbers;
+mod record;
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::sleep;
+
+use self::app::App;
+use self::numbers::{Known, Meant, meant, numbered};
+use self::record::Record;
+use crate::control::apps::{
+    Action, Anew, AppState, Definition, Environment, Order, Outcome, Pong, Scale,
+};
+use crate::control::home::Home;
+use crate::control::{orders, socket};
+use crate::supervisor::output;
+use crate::sys::private::{self, Lock, NotPrivate};
+
+/// How long the last answer may take to leave.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
+
+/// The most workers of one app.
+const WORKERS_MAX: u16 = crate::config::WORKERS_MAX;
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// A directory is not its user's alone, or cannot be had.
+    #[error("cannot use {directory}: {why}. Remove it, or name another with ROUTER_HOME")]
+    Directory {
+        /// Which.
+        directory: PathBuf,
+        /// Why not.
+        why: NotPrivate,
+    },
+    /// Another daemon has this home.
+    #[error("the daemon of process {holder} keeps the apps of {home}; `router kill` ends it")]
+    Taken {
+        /// The home.
+        home: PathBuf,
+        /// As it wrote it down.
+        holder: String,
+    },
+    /// Something the process needs from the system.
+    #[error("cannot start: {what}: {reason}")]
+    System {
+        /// What was to be had.
+        what: String,
+        /// Why it was not.
+        reason: io::Error,
+    },
+}
+
+/// Keeps apps until it is told to end.
+///
+/// # Errors
+/// It could not start.
+pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
+    for directory in home.directories() {
+        private::directory(&directory).map_err(|why| ManagerError::Directory { directory, why })?;
+    }
+    let system = |what: &str| {
+        let what = what.to_owned();
+        move |reason| ManagerError::System { what, reason }
+    };
+    let _lock = match private::lock(&home.lock()).map_err(system("the lock"))? {
+        Lock::Taken(lock) => lock,
+        Lock::Held(holder) => {
+            return Err(ManagerError::Taken { home: home.directory().to_owned(), holder });
+        }
+    };
+    let program = fs::read_link("/proc/self/exe").map_err(system("the path of this program"))?;
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("the runtime"))?;
+    LocalSet::new().block_on(&tokio, async {
+        let manager = Rc::new(Manager {
+            home: Rc::new(home),
+            program,
+            apps: RefCell::default(),
+            next: Cell::new(0),
+            ending: Notify::new(),
+        });
+        manager.take_over();
+        if resurrect && let Err(error) = manager.resurrect().await {
+            tracing::error!(error, "what was saved does not run");
+        }
+        let socket = manager.home.socket();
+        let listener = private::listen(&socket)
+            .and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                UnixListener::from_std(listener)
+            })
+            .map_err(system(&socket.display().to_string()))?;
+        tracing::info!(socket = %socket.display(), "daemon ready");
+        manager.serve(&listener).await.map_err(system("signals"))?;
+        // It may have been replaced or removed by others.
+        let _removed = fs::remove_file(&socket);
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+struct Manager {
+    home: Rc<Home>,
+    /// What is run as the apps' routers.
+    program: PathBuf,
+    /// In the order in which they came.
+    apps: RefCell<Vec<Rc<App>>>,
+    /// The next worker's number.
+    next: Cell<u32>,
+    /// All apps have ended, and so shall the daemon.
+    ending: Notify,
+}
+
+impl Manager {
+    /// Finds what an earlier daemon has left.
+    fn take_over(&self) {
+        let entries = match fs::read_dir(self.home.apps()) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(%error, "the apps' directories cannot be read");
+                return;
+            }
+        };
+        let mut records = Vec::new();
+        for directory in entries.flatten().map(|entry| entry.path()) {
+            match Record::read(&directory) {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(directory = %directory.display(), %error, "it is left alone");
+                }
+            }
+        }
+        records.sort_by_key(|record| record.ids.first().copied());
+        for record in records {
+            let highest = record.ids.iter().max().map_or(0, |highest| highest + 1);
+            self.next.set(self.next.get().max(highest));
+            let app = App::new(record, &self.home, &self.program);
+            app.take_over();
+            self.apps.borrow_mut().push(app);
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, listener: &UnixListener) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut moved = signal(SignalKind::user_defined1())?;
+        // As PM2's: whoever closes the terminal does not mean the apps.
+        let mut hangup = signal(SignalKind::hangup())?;
+        let manager = Rc::clone(self);
+        let mut serving = std::pin::pin!(socket::serve(listener, move |order: Order| {
+            let manager = Rc::clone(&manager);
+            async move { manager.obey(order).await }
+        }));
+        loop {
+            let stop = tokio::select! {
+                never = &mut serving => match never {},
+                () = self.ending.notified() => {
+                    tracing::info!("daemon ends");
+                    // The answer to whoever has asked for it is on its way.
+                    tokio::select! {
+                        never = &mut serving => match never {},
+                        () = sleep(LAST_ANSWER) => return Ok(()),
+                    }
+                }
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = quit.recv() => "SIGQUIT",
+                _ = hangup.recv() => continue,
+                _ = moved.recv() => {
+                    self.reopen_logs();
+                    continue;
+                }
+            };
+            tracing::info!(signal = stop, "stopping all apps");
+            let manager = Rc::clone(self);
+            tokio::task::spawn_local(async move { manager.end().await });
+        }
+    }
+
+    async fn obey(self: &Rc<Self>, order: Order) -> Result<Value, String> {
+        match order {
+            Order::Ping => {
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                json(&Pong { pid: std::process::id(), version })
+            }
+            Order::List => json(&self.list().await),
+            Order::Run { apps, anew } => json(&self.run(apps, anew).await?),
+            Order::Act { action, targets, environment } => {
+                json(&self.act(action, &targets, environment).await?)
+            }
+            Order::Scale { target, to } => json(&self.scale(target, to).await?),
+            Order::Signal { signal, targets } => {
+                let order = |slots| orders::Order::Signal { signal, slots };
+                json(&self.pass(&targets, order).await?)
+            }
+            Order::Reset { targets } => {
+                let order = |slots| orders::Order::Reset { slots };
+                json(&self.pass(&targets, order).await?)
+            }
+            Order::LogLevel { filter, targets } => {
+                let order = |_slots| orders::Order::LogLevel { filter: filter.clone() };
+                json(&self.pass(&targets, order).await?)
+            }
+            Order::ReopenLogs => {
+                self.reopen_logs();
+                Ok(Value::Null)
+            }
+            Order::Save => json(&self.save()?),
+            Order::Resurrect => json(&self.resurrect().await?),
+            Order::Update => Err("not in this version".to_owned()),
+            Order::Kill => {
+                self.end().await;
+                Ok(Value::Null)
+            }
+        }
+    }
+
+    async fn list(&self) -> Vec<AppState> {
+        let apps = self.apps.borrow().clone();
+        all(apps.into_iter().map(|app| async move { app.state().await })).await
+    }
+
+    /// The apps that are meant.
+    fn meant(&self, targets: &[String]) -> Result<Vec<(Rc<App>, Option<Vec<u16>>)>, String> {
+        let apps = self.apps.borrow();
+        let records: Vec<_> = apps.iter().map(|app| app.record.borrow()).collect();
+        let known: Vec<Known<'_>> = records
+            .iter()
+            .map(|record| Known {
+                name: &record.definition.name,
+                namespace: &record.definition.namespace,
+                ids: &record.ids,
+            })
+            .collect();
+        let found = meant(targets, &known)?;
+        Ok(found.into_iter().map(|Meant { app, slots }| (Rc::clone(&apps[app]), slots)).collect())
+    }
+
+    fn named(&self, name: &str) -> Option<Rc<App>> {
+        self.apps.borrow().iter().find(|app| app.record.borrow().definition.name == name).cloned()
+    }
+
+    fn numbered(&self, ids: Vec<u32>, workers: u16) -> Vec<u32> {
+        let mut next = self.next.get();
+        let ids = numbered(ids, workers, &mut next);
+        self.next.set(next);
+        ids
+    }
+
+    /// Runs apps as they are defined now.
+    async fn run(
+        self: &Rc<Self>,
+        definitions: Vec<Definition>,
+        anew: Anew,
+    ) -> Result<Vec<Outcome>, String> {
+        // All or none: what is wrong with one is found before the first is touched.
+        let mut names: Vec<&str> = definitions.iter().map(|app| app.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two apps are called {}; give each a `name` of its own", pair[0]));
+        }
+        for definition in &definitions {
+            self.home.check(&definition.name)?;
+            if anew == Anew::Refuse && self.named(&definition.name).is_some_and(|app| app.runs()) {
+                return Err(format!(
+                    "{0} runs already: `router restart {0}` starts it again, --force does so as it \
+                     is defined now, and --name gives this one another name",
+                    definition.name
+                ));
+            }
+        }
+        let tasks = definitions.into_iter().map(|definition| {
+            let manager = Rc::clone(self);
+            async move { manager.run_one(definition, anew).await }
+        });
+        Ok(all(tasks).await)
+    }
+
+    async fn run_one(&self, definition: Definition, anew: Anew) -> Outcome {
+        let (workers, autostart) = (definition.workers, definition.autostart);
+        let (app, fresh) = match self.named(&definition.name) {
+            Some(app) => (app, false),
+            None => {
+                let ids = self.numbered(Vec::new(), workers);
+                let record = Record::new(definition.clone(), ids);
+                let app = App::new(record, &self.home, &self.program);
+                self.apps.borrow_mut().push(Rc::clone(&app));
+                (app, true)
+            }
+        };
+        let order = async {
+            let _busy = app.busy.lock().await;
+            let same = !fresh && app.record.borrow().definition == definition;
+            if !fresh {
+                let ids = self.numbered(app.ids(), workers);
+                let mut record = app.record.borrow_mut();
+                (record.definition, record.ids) = (definition, ids);
+            }
+            app.remember()?;
+            if !autostart {
+                return Ok(());
+            }
+            if anew == Anew::Reload && app.runs() {
+                if !same {
+                    upgrade(&app).await?;
+                }
+                return ask(&app, orders::Order::Reload).await;
+            }
+            app.end().await?;
+            app.start().await
+        };
+        let outcome = order.await;
+        self.outcome(&app, None, outcome)
+    }
+
+    fn outcome(&self, app: &App, slots: Option<&[u16]>, outcome: Result<(), String>) -> Outcome {
+        let ids = app.ids();
+        let meant = |slot: &u16| ids.get(usize::from(*slot)).copied();
+        let ids =
+            slots.map_or_else(|| ids.clone(), |slots| slots.iter().filter_map(meant).collect());
+        Outcome { name: app.name(), ids, error: outcome.err() }
+    }
+
+    async fn act(
+        self: &Rc<Self>,
+        action: Action,
+        targets: &[String],
+        environment: Option<Environment>,
+    ) -> Result<Vec<Outcome>, String> {
+        let found = self.meant(targets)?;
+        if action == Action::Delete
+            && let Some((app, _)) = found.iter().find(|(_, slots)| slots.is_some())
+        {
+            return Err(format!(
+                "one worker of several cannot be deleted: `router scale {0} -1` takes the last one \
+                 away, `router delete {0}` all of them",
+                app.name()
+            ));
+        }
+        let tasks = found.into_iter().map(|(app, slots)| {
+            let (manager, environment) = (Rc::clone(self), environment.clone());
+            async move {
+                let outcome = manager.act_on(&app, action, slots.as_deref(), environment).await;
+                manager.outcome(&app, slots.as_deref(), outcome)
+            }
+        });
+        Ok(all(tasks).await)
+    }
+
+    async fn act_on(
+        &self,
+        app: &Rc<App>,
+        action: Action,
+        slots: Option<&[u16]>,
+        environment: Option<Environment>,
+    ) -> Result<(), String> {
+        let _busy = app.busy.lock().await;
+        let renewed = environment.is_some();
+        if let Some(environment) = environment {
+            app.record.borrow_mut().definition.environment = environment;
+            app.remember()?;
+        }
+        let some = slots.map(<[u16]>::to_vec);
+        match (action, some) {
+            (Action::Stop, None) => app.stop().await,
+            (Action::Delete, _) => {
+                app.stop().await?;
+                app.forget();
+                self.apps.borrow_mut().retain(|other| !Rc::ptr_eq(other, app));
+                if self.apps.borrow().is_empty() {
+                    self.next.set(0);
+                }
+                Ok(())
+            }
+            (Action::Stop, Some(_)) if !app.runs() => Ok(()),
+            (Action::Stop, Some(slots)) => ask(app, orders::Order::Stop { slots }).await,
+            // Whatever was wished for: it is there then.
+            _ if !app.runs() => app.start().await,
+            (Action::Start, Some(slots)) => ask(app, orders::Order::Start { slots }).await,
+            (Action::Reload, None) => {
+                if renewed {
+                    upgrade(app).await?;
+                }
+                ask(app, orders::Order::Reload).await
+            }
+            // One worker alone is replaced as one that has grown too large.
+            (Action::Restart | Action::Reload, Some(slots)) => {
+                ask(app, orders::Order::Restart { slots: Some(slots) }).await
+            }
+            (Action::Start | Action::Restart, None) if renewed => {
+                app.end().await?;
+                app.start().await
+            }
+            (Action::Start | Action::Restart, None) => {
+                ask(app, orders::Order::Restart { slots: None }).await
+            }
+        }
+    }
+
+    async fn scale(self: &Rc<Self>, target: String, to: Scale) -> Result<Vec<Outcome>, String> {
+        let found = self.meant(std::slice::from_ref(&target))?;
+        let [(app, None)] = found.as_slice() else {
+            return Err(format!("`{target}` is not one app: scale takes the name of one"));
+        };
+        let order = async {
+            let _busy = app.busy.lock().await;
+            let now = i32::try_from(app.ids().len()).unwrap_or(i32::MAX);
+            let wanted = match to {
+                Scale::To(to) => i32::from(to),
+                Scale::By(by) => now.saturating_add(by.into()),
+            };
+            let to = u16::try_from(wanted).ok().filter(|to| (1..=WORKERS_MAX).contains(to));
+            let Some(to) = to else {
+                return Err(format!("{wanted} workers asked for; it must be 1 to {WORKERS_MAX}"));
+            };
+            let ids = self.numbered(app.ids(), to);
+            {
+                let mut record = app.record.borrow_mut();
+                (record.ids, record.definition.workers) = (ids, to);
+            }
+            // The new workers' numbers are to be found when they are started.
+            app.remember()?;
+            if app.runs() { ask(app, orders::Order::Scale { to }).await } else { Ok(()) }
+        };
+        let outcome = order.await;
+        Ok(vec![self.outcome(app, None, outcome)])
+    }
+
+    /// Has the routers do what only they can.
+    async fn pass(
+        self: &Rc<Self>,
+        targets: &[String],
+        order: impl Fn(Option<Vec<u16>>) -> orders::Order,
+    ) -> Result<Vec<Outcome>, String> {
+        let tasks = self.meant(targets)?.into_iter().map(|(app, slots)| {
+            let (manager, order) = (Rc::clone(self), order(slots.clone()));
+            async move {
+                let outcome = if app.runs() {
+                    ask(&app, order).await
+                } else {
+                    Err("it does not run".to_owned())
+                };
+                manager.outcome(&app, slots.as_deref(), outcome)
+            }
+        });
+        Ok(all(tasks).await)
+    }
+
+    fn reopen_logs(&self) {
+        match output::reopen() {
+            Ok(()) => tracing::info!("logs reopened"),
+            Err(error) => tracing::error!(%error, "the log file cannot be opened again"),
+        }
+        self.apps.borrow().iter().for_each(|app| app.reopen_logs());
+    }
+
+    /// Ends all apps, at the same time, and then the daemon.
+    async fn end(&self) {
+        let apps = std::mem::take(&mut *self.apps.borrow_mut());
+        let ended = all(apps.into_iter().map(|app| async move {
+            let _busy = app.busy.lock().await;
+            let ended = app.stop().await;
+            app.forget();
+            ended.map_err(|error| (app.name(), error))
+        }));
+        for (app, error) in ended.await.into_iter().filter_map(Result::err) {
+            tracing::error!(app, error, "it is left behind");
+        }
+        self.ending.notify_one();
+    }
+
+    /// Writes down which apps there are; the daemon need not live for them to be found again.
+    fn save(&self) -> Result<usize, String> {
+        let apps = self.apps.borrow();
+        let dump: Vec<_> = apps
+            .iter()
+            .map(|app| {
+                let record = app.record.borrow();
+                Saved { definition: record.definition.clone(), runs: record.runs }
+            })
+            .collect();
+        let path = self.home.dump();
+        let told = |error: io::Error| format!("cannot write {}: {error}", path.display());
+        // What was saved before stays beside it, as PM2 keeps it.
+        match fs::rename(&path, path.with_extension("json.bak")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
+            _ => {}
+        }
+        let text = serde_json::to_vec_pretty(&dump).map_err(|error| error.to_string())?;
+        private::replace(&path, &text).map_err(told)?;
+        Ok(dump.len())
+    }
+
+    /// Runs what was saved, but for what is there.
+    async fn resurrect(self: &Rc<Self>) -> Result<Vec<Outcome>, String> {
+        let path = self.home.dump();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(format!(
+                    "nothing was saved: there is no {} (router save)",
+                    path.display()
+                ));
+            }
+            read => read.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+        };
+        let dump: Vec<Saved> = serde_json::from_slice(&text)
+            .map_err(|error| format!("{} is no list of apps: {error}", path.display()))?;
+        let missing = dump.into_iter().filter(|saved| self.named(&saved.definition.name).is_none());
+        let missing: Vec<Definition> = missing
+            .map(|Saved { definition, runs }| Definition { autostart: runs, ..definition })
+            .collect();
+        self.run(missing, Anew::Refuse).await
+    }
+}
+
+/// What `save` writes of an app.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Saved {
+    #[serde(flatten)]
+    definition: Definition,
+    runs: bool,
+}
+
+/// Asks an app's router for something that is done or not.
+async fn ask(app: &App, order: orders::Order) -> Result<(), String> {
+    app.ask(&order).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// Has an app's router go on as it is defined now.
+async fn upgrade(app: &App) -> Result<(), String> {
+    match app.ask(&orders::Order::Upgrade).await {
+        // The program that was asked is not there any more.
+        Ok(_) | Err(crate::control::protocol::AskError::Ended) => app.up().await,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Value, String> {
+    serde_json::to_value(value).map_err(|error| error.to_string())
+}
+
+/// Does all at the same time; the outcomes are in the order of the tasks.
+async fn all<T: 'static>(tasks: impl Iterator<Item = impl Future<Output = T> + 'static>) -> Vec<T> {
+    let tasks: Vec<_> = tasks.map(tokio::task::spawn_local).collect();
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        // A task that panicked has been told of, and ends this one, too: nothing is to be hidden.
+        match task.await {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+    outcomes
+}

@@ -1,0 +1,145 @@
+//! Which apps are meant, and the numbers of their workers. Pure.
+
+use std::collections::BTreeSet;
+
+/// What is to be known of an app to find it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) name: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) ids: &'a [u32],
+}
+
+/// One app that is meant, by its place in the list; and the slots, if only some are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meant {
+    pub(super) app: usize,
+    pub(super) slots: Option<Vec<u16>>,
+}
+
+/// The apps and workers that are meant by these words, each once, in the list's order.
+///
+/// # Errors
+/// A word that means none; the message says which there are.
+pub(super) fn meant(targets: &[String], apps: &[Known<'_>]) -> Result<Vec<Meant>, String> {
+    let mut whole = BTreeSet::new();
+    let mut some: BTreeSet<(usize, u16)> = BTreeSet::new();
+    for target in targets {
+        if target == "all" {
+            whole.extend(0..apps.len());
+            continue;
+        }
+        if let Some((app, slot)) = by_id(target, apps) {
+            // One worker alone is the app.
+            if apps[app].ids.len() == 1 {
+                whole.insert(app);
+            } else {
+                some.insert((app, slot));
+            }
+            continue;
+        }
+        let of = |same: &dyn Fn(&Known<'_>) -> bool| -> Vec<usize> {
+            (0..apps.len()).filter(|app| same(&apps[*app])).collect()
+        };
+        let mut found = of(&|app| app.name == target);
+        if found.is_empty() {
+            found = of(&|app| app.namespace == target);
+        }
+        if found.is_empty() {
+            return Err(unknown(target, apps));
+        }
+        whole.extend(found);
+    }
+    let chosen = |app: usize| {
+        let slots: Vec<u16> =
+            some.iter().filter(|(other, _)| *other == app).map(|(_, slot)| *slot).collect();
+        match whole.contains(&app) {
+            true => Some(Meant { app, slots: None }),
+            false if slots.is_empty() => None,
+            false => Some(Meant { app, slots: Some(slots) }),
+        }
+    };
+    Ok((0..apps.len()).filter_map(chosen).collect())
+}
+
+fn by_id(target: &str, apps: &[Known<'_>]) -> Option<(usize, u16)> {
+    let id: u32 = target.parse().ok()?;
+    apps.iter().enumerate().find_map(|(app, known)| {
+        let slot = known.ids.iter().position(|other| *other == id)?;
+        Some((app, u16::try_from(slot).ok()?))
+    })
+}
+
+fn unknown(target: &str, apps: &[Known<'_>]) -> String {
+    if apps.is_empty() {
+        return format!("there is no `{target}`: no app has been started (router start app.js)");
+    }
+    let names: Vec<&str> = apps.iter().map(|app| app.name).collect();
+    format!(
+        "there is no app, id or namespace `{target}`; there are {} (router list shows them)",
+        names.join(", ")
+    )
+}
+
+/// So many numbers: those that are there, and the next ones that nobody has had.
+pub(super) fn numbered(mut ids: Vec<u32>, workers: u16, next: &mut u32) -> Vec<u32> {
+    ids.truncate(workers.into());
+    while ids.len() < usize::from(workers) {
+        ids.push(*next);
+        *next += 1;
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APPS: [Known<'static>; 3] = [
+        Known { name: "chat", namespace: "web", ids: &[0, 1] },
+        Known { name: "api", namespace: "web", ids: &[2] },
+        Known { name: "7", namespace: "default", ids: &[5] },
+    ];
+
+    fn found(targets: &[&str]) -> Result<Vec<(usize, Option<Vec<u16>>)>, String> {
+        let targets: Vec<String> = targets.iter().map(|target| (*target).to_owned()).collect();
+        let meant = meant(&targets, &APPS)?;
+        Ok(meant.into_iter().map(|meant| (meant.app, meant.slots)).collect())
+    }
+
+    #[test]
+    fn apps_are_found_by_name_number_and_namespace() {
+        for (targets, apps) in [
+            (&["chat"][..], vec![(0, None)]),
+            (&["api", "chat", "api"], vec![(0, None), (1, None)]),
+            (&["web"], vec![(0, None), (1, None)]),
+            (&["all"], vec![(0, None), (1, None), (2, None)]),
+            (&["1"], vec![(0, Some(vec![1]))]),
+            (&["1", "0"], vec![(0, Some(vec![0, 1]))]),
+            (&["1", "chat"], vec![(0, None)]),
+            (&["2"], vec![(1, None)]),
+            (&["7"], vec![(2, None)]),
+            (&["5"], vec![(2, None)]),
+        ] {
+            assert_eq!(found(targets), Ok(apps), "{targets:?}");
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_is_told_with_what_there_is() {
+        let told = found(&["chat", "caht"]).expect_err("no such app");
+        assert!(told.contains("`caht`") && told.contains("chat, api, 7"), "{told}");
+        assert!(
+            meant(&["x".to_owned()], &[]).expect_err("none").contains("no app has been started")
+        );
+        assert_eq!(meant(&["all".to_owned()], &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn numbers_are_not_given_twice() {
+        let mut next = 3;
+        assert_eq!(numbered(vec![0, 1], 4, &mut next), [0, 1, 3, 4]);
+        assert_eq!(numbered(vec![0, 1, 3, 4], 1, &mut next), [0]);
+        assert_eq!((numbered(vec![0], 2, &mut next), next), (vec![0, 5], 6));
+    }
+}
