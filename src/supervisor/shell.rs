@@ -361,7 +361,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
         });
         let mut left: Vec<Left> = left.collect();
         left.sort_unstable_by_key(|left| left.worker);
-        self.plane.bequeath(Estate { unique: self.unique, habits: self.fleet.habits(), left });
+        let estate = Estate { unique: self.unique, habits: self.fleet.habits(), left };
+        self.plane.bequeath(estate, self.fleet.ledger());
     }
 
     fn freeze(self, now: Moment) -> io::Result<Ended> {
