@@ -2,7 +2,7 @@
 
 use crate::both_engines;
 use crate::harness::{
-    Connection, Engine, Router, SOON, Session, TempDir, client, repository, until,
+    Connection, Engine, Router, SOON, Session, TempDir, client, process, repository, until,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -158,6 +158,66 @@ both_engines! {
         assert_eq!(Connection::tcp(admin).get("/healthz").status, 200);
         let states = status(admin);
         assert_eq!(states["workers"][0]["state"], "starting", "{states}");
+    }
+
+    fn an_empty_slot_has_a_line_and_restarts_and_reloads_are_counted(engine) {
+        let directory = TempDir::new();
+        let mode = directory.path().join("mode");
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let router = Router::steady(engine)
+            .option("--admin", free)
+            .option("--max-restarts", 1)
+            .option("--min-uptime", "1h")
+            .env("MODE_FILE", mode.display())
+            .start();
+        let admin = port(&router);
+        let restarts = |slot: u64| {
+            let name = format!(r#"router_worker_restarts_total{{slot="{slot}"}}"#);
+            metrics(admin).value(&name) as u64
+        };
+        assert_eq!((restarts(0), restarts(1)), (0, 0));
+        std::fs::write(&mode, "exit 3").unwrap();
+        process::signal(router.slots()[&0], Signal::SIGKILL);
+        let errored = until("its slot is given up", SOON, || {
+            let line = status(admin)["workers"][0].clone();
+            (line["state"] == "errored").then_some(line)
+        });
+        assert_eq!((&errored["slot"], &errored["generation"]), (&json!(0), &json!(2)), "{errored}");
+        assert_eq!((&errored["pid"], &errored["memory"]), (&json!(0), &json!(0)), "{errored}");
+        assert_eq!((&errored["restarts"], restarts(0), restarts(1)), (&json!(1), 1, 0));
+        let now = metrics(admin);
+        assert_eq!(now.value(r#"router_workers{state="errored"}"#) as u64, 1);
+        assert_eq!(now.value(r#"router_workers{state="ready"}"#) as u64, 1);
+
+        router.signal(Signal::SIGHUP);
+        router.event("reload failed");
+        std::fs::remove_file(&mode).unwrap();
+        router.signal(Signal::SIGHUP);
+        router.event("reload done");
+        let reloads = |seen: Value| (seen["reloads"]["done"].clone(), seen["reloads"]["failed"].clone());
+        assert_eq!(reloads(status(admin)), (json!(1), json!(1)));
+        let counted = (restarts(0), restarts(1));
+        assert!(counted.0 >= 2 && counted.1 >= 1, "{counted:?}");
+        router.signal(Signal::SIGUSR2);
+        router.event("upgraded");
+        router.event_number("admin listens", 2);
+        assert_eq!(reloads(status(admin)), (json!(1), json!(1)));
+        assert_eq!((restarts(0), restarts(1)), counted);
+    }
+
+    fn a_slot_whose_worker_is_started_later_waits(engine) {
+        let router = Router::on(engine)
+            .option("--admin", "127.0.0.1:0")
+            .option("--restart-delay", "1h")
+            .start();
+        let admin = port(&router);
+        process::signal(router.slots()[&1], Signal::SIGKILL);
+        let waits = until("its line", SOON, || {
+            let line = status(admin)["workers"][1].clone();
+            (line["pid"] == 0).then_some(line)
+        });
+        assert_eq!(waits["state"], "waiting", "{waits}");
+        assert_eq!((&waits["generation"], &waits["restarts"]), (&json!(1), &json!(0)));
     }
 
     fn clients_that_hang_or_talk_nonsense_keep_nobody_away(engine) {

@@ -6,26 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::control::apps::{AppState, RouterState};
-
-/// What a router says of a worker.
-#[derive(Clone, Debug, Default, Deserialize)]
-struct Worker {
-    slot: u16,
-    state: String,
-    pid: i32,
-    uptime: f64,
-    cpu: f64,
-    memory: u64,
-    sessions: u32,
-    #[serde(default)]
-    event_loop_delay: Option<f64>,
-    #[serde(default)]
-    restarts: u32,
-}
+use crate::metrics::snapshot::{Process, Worker};
 
 /// The time on a core that processes had used when they were looked at before.
 #[derive(Debug, Default)]
@@ -37,23 +21,22 @@ pub(super) struct Looked {
 impl Looked {
     pub(super) fn new(apps: &[AppState], ago: Duration) -> Self {
         let workers = apps.iter().flat_map(workers);
-        Self { cpu: workers.map(|worker| (worker.pid, worker.cpu)).collect(), ago }
+        Self { cpu: workers.map(|worker| (worker.process.pid, worker.process.cpu)).collect(), ago }
     }
 
     /// How much of one core a process has used since; or of its life, if it was not there.
     fn busy(&self, worker: &Worker) -> f64 {
-        let share = match self.cpu.get(&worker.pid) {
-            Some(before) => (worker.cpu - before) / self.ago.as_secs_f64(),
-            None => worker.cpu / worker.uptime.max(0.1),
+        let share = match self.cpu.get(&worker.process.pid) {
+            Some(before) => (worker.process.cpu - before) / self.ago.as_secs_f64(),
+            None => worker.process.cpu / worker.process.uptime.max(0.1),
         };
         (share * 100.0).clamp(0.0, 9999.0)
     }
 }
 
 /// What the router of an app says of its workers.
-fn workers(app: &AppState) -> Vec<Worker> {
-    let listed = app.status.as_ref().and_then(|status| status.get("workers"));
-    listed.and_then(|workers| Vec::deserialize(workers).ok()).unwrap_or_default()
+fn workers(app: &AppState) -> &[Worker] {
+    app.status.as_ref().map_or(&[], |status| &status.workers)
 }
 
 /// One row: a worker, or the place of one.
@@ -61,6 +44,20 @@ struct Row {
     id: Option<u32>,
     status: &'static str,
     worker: Worker,
+}
+
+/// A worker that its router says nothing of.
+fn nobody(slot: usize) -> Worker {
+    Worker {
+        slot: slot.try_into().unwrap_or(u16::MAX),
+        generation: 0,
+        state: String::new(),
+        process: Process::default(),
+        sessions: 0,
+        event_loop_utilisation: None,
+        event_loop_delay: None,
+        restarts: 0,
+    }
 }
 
 /// The rows of an app, by slot. A worker that drains beside its successor is a row of its own.
@@ -77,18 +74,19 @@ fn rows(app: &AppState) -> Vec<Row> {
         }));
         if here.is_empty() {
             let status = match app.state {
-                RouterState::Online => "launching",
-                RouterState::Stopped => "stopped",
+                RouterState::Online if app.status.is_none() => "launching",
+                // A slot that is to be filled is spoken of.
+                RouterState::Online | RouterState::Stopped => "stopped",
                 RouterState::Stopping => "stopping",
                 RouterState::Waiting => "waiting restart",
                 RouterState::Errored => "errored",
             };
-            rows.push(Row { id: Some(*id), status, worker: Worker::default() });
+            rows.push(Row { id: Some(*id), status, worker: nobody(slot) });
         }
     }
     // Those that were scaled away, as long as they have sessions.
     let gone = workers.iter().filter(|worker| usize::from(worker.slot) >= app.ids.len());
-    rows.extend(gone.filter(|worker| worker.pid > 0).map(|worker| Row {
+    rows.extend(gone.filter(|worker| worker.process.pid > 0).map(|worker| Row {
         id: None,
         status: status(app.state, &worker.state),
         worker: worker.clone(),
@@ -136,7 +134,7 @@ pub(super) fn find<'a>(apps: &'a [AppState], word: &str) -> Result<Vec<&'a AppSt
 
 /// The workers' processes.
 pub(super) fn pids(app: &AppState) -> Vec<i32> {
-    workers(app).into_iter().map(|worker| worker.pid).filter(|pid| *pid > 0).collect()
+    workers(app).iter().map(|worker| worker.process.pid).filter(|pid| *pid > 0).collect()
 }
 
 /// All of them.
@@ -162,19 +160,19 @@ pub(super) fn table(apps: &[AppState], looked: &Looked) -> String {
     for app in apps {
         let definition = &app.definition;
         for Row { id, status, worker } in rows(app) {
-            let lives = worker.pid > 0;
+            let lives = worker.process.pid > 0;
             let when = |text: String| if lives { text } else { "-".to_owned() };
             table.add_row([
                 Cell::new(id.map_or_else(|| "-".to_owned(), |id| id.to_string())),
                 Cell::new(&definition.name).add_attribute(Attribute::Bold),
                 Cell::new(&definition.namespace),
                 Cell::new(&definition.mode),
-                Cell::new(when(worker.pid.to_string())),
-                Cell::new(when(span(worker.uptime))),
+                Cell::new(when(worker.process.pid.to_string())),
+                Cell::new(when(span(worker.process.uptime))),
                 Cell::new(worker.restarts.max(if lives { 0 } else { app.restarts })),
                 Cell::new(status).fg(color(status)),
                 Cell::new(when(format!("{:.0}%", looked.busy(&worker)))),
-                Cell::new(when(size(worker.memory))),
+                Cell::new(when(size(worker.process.memory))),
                 Cell::new(when(worker.sessions.to_string())),
                 Cell::new(
                     worker
@@ -283,7 +281,7 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
     for app in apps {
         let definition = &app.definition;
         for Row { id, status, worker } in rows(app) {
-            let busy = if worker.pid > 0 { looked.busy(&worker) } else { 0.0 };
+            let busy = if worker.process.pid > 0 { looked.busy(&worker) } else { 0.0 };
             let mut env = json!({
                 "name": definition.name,
                 "namespace": definition.namespace,
@@ -300,15 +298,15 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
                 "created_at": app.created * 1000,
                 "env": definition.environment,
             });
-            if let (true, Value::Object(env)) = (worker.pid > 0, &mut env) {
-                let started = ((now - worker.uptime) * 1000.0).round();
+            if let (true, Value::Object(env)) = (worker.process.pid > 0, &mut env) {
+                let started = ((now - worker.process.uptime) * 1000.0).round();
                 env.insert("pm_uptime".to_owned(), json!(started));
             }
             list.push(json!({
-                "pid": worker.pid,
+                "pid": worker.process.pid,
                 "name": definition.name,
                 "pm_id": id,
-                "monit": { "memory": worker.memory, "cpu": busy.round() },
+                "monit": { "memory": worker.process.memory, "cpu": busy.round() },
                 "pm2_env": env,
             }));
         }

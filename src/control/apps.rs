@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::metrics::snapshot::Snapshot;
+
 /// Variables of a program's environment.
 pub type Environment = BTreeMap<String, String>;
 
@@ -206,9 +208,8 @@ pub struct AppState {
     pub created: u64,
     /// Why it does not run, if it should.
     pub why: Option<String>,
-    /// What its router says of itself: a [`crate::metrics::snapshot::Snapshot`]; none when it does
-    /// not answer.
-    pub status: Option<Value>,
+    /// What its router says of itself; none when it does not answer.
+    pub status: Option<Snapshot>,
     /// Where its workers' output goes.
     pub logs: PathBuf,
     /// Where its router keeps what must outlive it.

@@ -25,7 +25,7 @@ use crate::route::WorkerId;
 use crate::route::roster::Standing;
 use crate::shard::ring::Mail;
 use crate::shard::{self, Report, Shared};
-use crate::supervisor::{self, ChannelEnd, DataPlane, Estate, Event, LanePair};
+use crate::supervisor::{self, ChannelEnd, DataPlane, Estate, Event, LanePair, Ledger};
 use crate::sys::socket;
 
 /// Send buffer towards a Node that cannot read a frame's length in two pieces: what lies unread
@@ -278,12 +278,13 @@ impl DataPlane for Plane {
         self.listeners.borrow_mut().open_default(port).map_err(|error| error.to_string())
     }
 
-    fn bequeath(&mut self, estate: Estate) {
+    fn bequeath(&mut self, estate: Estate, ledger: Ledger) {
         if let Some(roll) = &mut self.roll {
             let listeners = self.listeners.borrow().roll();
             roll.write(&self.config, &estate, &self.channels, listeners);
         }
-        self.view.borrow_mut().workers = estate.into_left();
+        let mut view = self.view.borrow_mut();
+        (view.workers, view.ledger) = (estate.into_left(), ledger);
     }
 
     fn stop_accepting(&mut self) {

@@ -10,13 +10,14 @@ use crate::config::Config;
 use crate::metrics;
 use crate::metrics::snapshot::{Process, Snapshot, Worker};
 use crate::shard::{Engine, Shared};
-use crate::supervisor::{Left, Stage, Standing};
+use crate::supervisor::{Ledger, Left, Record, Stage, Standing, Vacancy};
 use crate::sys::process;
 
 /// What the supervisor has said last.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) workers: Vec<Left>,
+    pub(super) ledger: Ledger,
     pub(super) standing: Option<Standing>,
 }
 
@@ -33,38 +34,74 @@ pub(super) fn look(
     Rc::new(move || {
         let view = view.borrow();
         let totals = metrics::totals(&shared.counters);
-        let workers = view.workers.iter().map(|left| worker(left, &shared, preload));
         Snapshot {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             process: usage(Pid::this()),
             engine: engine.to_string(),
             shards: shared.mailboxes.len(),
             app: app.clone(),
             wanted: view.standing.map_or(wanted, |standing| standing.wanted),
             reloading: view.standing.is_some_and(|standing| standing.reloading),
+            reloads: view.ledger.reloads,
             announced_sessions: shared.sessions.len(),
-            workers: workers.collect(),
-            totals: totals.map(|(counter, total)| (counter.name(), total)).collect(),
+            workers: workers(&view, &shared, preload),
+            totals: totals.map(|(counter, total)| (counter.name().to_owned(), total)).collect(),
         }
     })
 }
 
-fn worker(left: &Left, shared: &Shared, preload: bool) -> Worker {
+/// The processes, and the slots that have none.
+fn workers(view: &View, shared: &Shared, preload: bool) -> Vec<Worker> {
+    // Both are in the order of the slots.
+    let (left, records) = (&view.workers, &view.ledger.slots);
+    let living = left.iter().map(|left| {
+        let at = records.binary_search_by_key(&left.worker.slot, |record| record.slot);
+        let record = at.ok().and_then(|at| records.get(at));
+        worker(left, record.map_or(0, |record| record.restarts), shared, preload)
+    });
+    let lives = |slot| left.binary_search_by_key(&slot, |left| left.worker.slot).is_ok();
+    let empty = records.iter().filter(|record| !lives(record.slot)).map(vacant);
+    let mut all: Vec<Worker> = living.chain(empty).collect();
+    all.sort_unstable_by_key(|worker| (worker.slot, worker.generation));
+    all
+}
+
+fn worker(left: &Left, restarts: u32, shared: &Shared, preload: bool) -> Worker {
     let roster = &shared.roster;
     let pace = (preload && roster.has_preload(left.worker)).then(|| roster.pace(left.worker));
+    let state = match left.stage {
+        Stage::Starting => "starting",
+        Stage::Ready => "ready",
+        Stage::Draining => "draining",
+        Stage::Stopping => "stopping",
+    };
     Worker {
         slot: left.worker.slot,
         generation: left.worker.generation,
-        state: match left.stage {
-            Stage::Starting => "starting",
-            Stage::Ready => "ready",
-            Stage::Draining => "draining",
-            Stage::Stopping => "stopping",
-        },
+        state: state.to_owned(),
         process: usage(Pid::from_raw(left.pid)),
         sessions: roster.load(left.worker),
         event_loop_utilisation: pace.map(|(utilisation, _)| f64::from(utilisation) / 1000.0),
         event_loop_delay: pace.map(|(_, delay_ms)| f64::from(delay_ms) / 1000.0),
+        restarts,
+    }
+}
+
+fn vacant(record: &Record) -> Worker {
+    let state = match record.vacancy {
+        Vacancy::Waiting => "waiting",
+        Vacancy::Errored => "errored",
+        Vacancy::Stopped => "stopped",
+    };
+    Worker {
+        slot: record.slot,
+        generation: record.generation,
+        state: state.to_owned(),
+        process: Process::default(),
+        sessions: 0,
+        event_loop_utilisation: None,
+        event_loop_delay: None,
+        restarts: record.restarts,
     }
 }
 

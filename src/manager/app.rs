@@ -383,7 +383,8 @@ impl App {
     pub(super) async fn state(&self) -> AppState {
         let status = if self.runs() {
             let asked = timeout(STATUS_TIME, self.ask(&Order::Status)).await;
-            asked.ok().and_then(Result::ok)
+            let said = asked.ok().and_then(Result::ok);
+            said.and_then(|said| serde_json::from_value(said).ok())
         } else {
             None
         };

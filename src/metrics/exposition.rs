@@ -3,6 +3,7 @@
 //! Names follow the rules of <https://prometheus.io/docs/practices/naming>: a prefix, the unit, and
 //! `_total` behind what only grows.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -42,7 +43,7 @@ type Labels = Vec<(&'static str, String)>;
 impl Collector for Exposition {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(now) = self;
-        let info = vec![("version", now.version.to_owned()), ("engine", now.engine.clone())];
+        let info = vec![("version", now.version.clone()), ("engine", now.engine.clone())];
         gauge(
             &mut to,
             "build_info",
@@ -81,6 +82,15 @@ impl Collector for Exposition {
             None,
             reloading,
         )?;
+        let reloads = [("done", now.reloads.done), ("failed", now.reloads.failed)];
+        let reloads = reloads.map(|(outcome, n)| (vec![("outcome", outcome.to_owned())], n));
+        counter(
+            &mut to,
+            "reloads",
+            "Reloads that were asked for, by how they ended",
+            None,
+            reloads,
+        )?;
         let help = "Sessions known by announcement; ids that name their worker need none";
         gauge(&mut to, "announced_sessions", help, None, alone(int(now.announced_sessions)))?;
         self.totals(&mut to)?;
@@ -105,7 +115,7 @@ impl Exposition {
 
     fn workers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let each = |value: fn(&Worker) -> Option<f64>| {
-            let workers = self.0.workers.iter();
+            let workers = self.0.workers.iter().filter(|worker| worker.process.pid != 0);
             workers.filter_map(move |worker| Some((labels(worker), value(worker)?)))
         };
         let help = "Sessions of a worker, and hand-offs that may become some";
@@ -126,7 +136,13 @@ impl Exposition {
         gauge(to, "worker_resident_memory", help, Some(Unit::Bytes), values)?;
         let help = "For how long a worker has run";
         let values = each(|worker| Some(worker.process.uptime));
-        gauge(to, "worker_uptime", help, Some(Unit::Seconds), values)
+        gauge(to, "worker_uptime", help, Some(Unit::Seconds), values)?;
+        // Two processes of one slot share its count.
+        let by_slot: BTreeMap<_, _> =
+            self.0.workers.iter().map(|worker| (worker.slot, worker.restarts)).collect();
+        let values = by_slot.into_iter();
+        let values = values.map(|(slot, n)| (vec![("slot", slot.to_string())], u64::from(n)));
+        counter(to, "worker_restarts", "Processes started in a slot after the first", None, values)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// See the module's text. Times are in seconds, sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The router's version.
-    pub version: &'static str,
+    pub version: String,
     /// Its process.
     pub process: Process,
     /// How the data plane talks to the kernel.
@@ -21,18 +21,20 @@ pub struct Snapshot {
     pub wanted: usize,
     /// They are being replaced, because somebody has asked for a reload.
     pub reloading: bool,
+    /// How reloads have ended.
+    pub reloads: Reloads,
     /// Sessions that are known by announcement; those whose ids name their worker are not.
     pub announced_sessions: usize,
-    /// By slot and generation.
+    /// By slot and generation; an empty slot that is wanted has a line, too.
     pub workers: Vec<Worker>,
     /// Sums over the shards, by [`super::Counter::name`].
-    pub totals: BTreeMap<&'static str, u64>,
+    pub totals: BTreeMap<String, u64>,
 }
 
 /// What the kernel knows of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its id.
+    /// Its id; 0: there is none.
     pub pid: i32,
     /// For how long it has run.
     pub uptime: f64,
@@ -43,14 +45,14 @@ pub struct Process {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its slot.
     pub slot: u16,
-    /// Which of the slot's processes.
+    /// Which of the slot's processes; of an empty slot, the last.
     pub generation: u32,
-    /// `starting`, `ready`, `draining` or `stopping`.
-    pub state: &'static str,
+    /// One of [`STATES`].
+    pub state: String,
     /// Its process.
     #[serde(flatten)]
     pub process: Process,
@@ -60,10 +62,23 @@ pub struct Worker {
     pub event_loop_utilisation: Option<f64>,
     /// How late timers are; none without the preload.
     pub event_loop_delay: Option<f64>,
+    /// Processes that were started in its slot after the first, since the router started.
+    pub restarts: u32,
 }
 
-/// The states a worker can be reported in, all of them.
-pub const STATES: [&str; 4] = ["starting", "ready", "draining", "stopping"];
+/// The states a worker can be reported in, all of them. In the last three no process lives in the
+/// slot: one will be started, it was given up, or none will be started.
+pub const STATES: [&str; 7] =
+    ["starting", "ready", "draining", "stopping", "waiting", "errored", "stopped"];
+
+/// How reloads that were asked for have ended, since the router started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloads {
+    /// Every worker that was to be replaced is.
+    pub done: u64,
+    /// A successor did not prove as good; the old workers serve on.
+    pub failed: u64,
+}
 
 impl Snapshot {
     /// So many workers are in this state.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::slot::{Context, Failed, Reloadable, Slot};
 use super::table::{BACKOFF_MAX, Habits, Moment, Rules, State};
 use super::vocabulary::{Action, Exit, Input, Trouble};
-use super::{Stage, Standing};
+use super::{Ledger, Stage, Standing};
+use crate::metrics::snapshot::Reloads;
 use crate::route::{MAX_SLOTS, WorkerId};
 
 pub(super) use self::choice::Hitch;
@@ -50,6 +51,8 @@ pub(super) struct Books {
     /// Workers that no successor has proved as good as; a bound: one of each slot.
     #[serde(default)]
     pauses: Vec<Pause>,
+    #[serde(default)]
+    reloads: Reloads,
 }
 
 /// A worker is not recycled again before this time: the last successor was none.
@@ -120,8 +123,9 @@ impl Reload {
         self.current.is_none() && self.left.is_empty()
     }
 
-    fn done(&self, now: Moment) -> Option<Action> {
+    fn done(&self, now: Moment, reloads: &mut Reloads) -> Option<Action> {
         let took = now.saturating_sub(self.began);
+        reloads.done += u64::from(!self.recycle);
         (!self.recycle).then_some(Action::Tell(News::ReloadDone(self.renewed, took)))
     }
 }
@@ -248,7 +252,7 @@ impl<'a> Fleet<'a> {
             return vec![Action::Tell(News::ReloadQueued)];
         }
         let mut actions: Vec<Action> =
-            waits.and_then(|waits| waits.done(now)).into_iter().collect();
+            waits.and_then(|waits| waits.done(now, &mut self.books.reloads)).into_iter().collect();
         actions.extend(self.begin_reload(now));
         actions.extend(self.go_on(None, now));
         actions
@@ -362,6 +366,11 @@ impl<'a> Fleet<'a> {
         Standing { ready, draining, wanted: self.wanted(), reloading }
     }
 
+    /// What is told of the slots besides their processes.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::of(&self.books.slots, self.books.reloads)
+    }
+
     /// When [`Self::tick`] has something to do.
     pub(super) fn deadline(&self) -> Option<Moment> {
         let stop = match self.books.stop {
@@ -446,6 +455,7 @@ impl<'a> Fleet<'a> {
             && self.books.reload.as_ref().is_some_and(|reload| reload.current == Some(worker.slot))
             && let Some(Reload { renewed, recycle, .. }) = self.books.reload.take()
         {
+            self.books.reloads.failed += u64::from(!recycle);
             if recycle {
                 self.books.pause(worker.slot, now);
             }
@@ -480,7 +490,7 @@ impl<'a> Fleet<'a> {
                 if !reload.left.is_empty() || !reload.anew.is_empty() {
                     return actions;
                 }
-                actions.extend(reload.done(now));
+                actions.extend(reload.done(now, &mut books.reloads));
                 books.reload = None;
                 continue;
             };
@@ -531,6 +541,7 @@ impl Books {
             queued: false,
             recycles: VecDeque::new(),
             pauses: Vec::new(),
+            reloads: Reloads::default(),
         }
     }
 

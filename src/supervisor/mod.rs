@@ -11,6 +11,7 @@ mod estate;
 mod fleet;
 mod frozen;
 mod launch;
+mod ledger;
 mod lines;
 mod orders;
 pub mod output;
@@ -32,6 +33,7 @@ use nix::sys::signal::Signal;
 
 pub use self::estate::{Estate, Left};
 pub use self::frozen::Frozen;
+pub use self::ledger::{Ledger, Record, Vacancy};
 pub use self::orders::Order;
 pub use self::preload::{Attach, Part};
 pub use self::shell::run;
@@ -125,8 +127,9 @@ pub trait DataPlane {
     fn open_default_listener(&mut self) -> Result<(), String>;
     /// The router is to end: no more clients.
     fn stop_accepting(&mut self);
-    /// What would be left if the router died now; said after every turn.
-    fn bequeath(&mut self, estate: Estate);
+    /// What would be left if the router died now, and what there is to be told of the slots besides;
+    /// said after every turn.
+    fn bequeath(&mut self, estate: Estate, ledger: Ledger);
     /// The workers as a whole stand differently from before.
     fn stands(&mut self, standing: Standing);
 }

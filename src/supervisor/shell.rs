@@ -368,7 +368,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
         });
         let mut left: Vec<Left> = left.collect();
         left.sort_unstable_by_key(|left| left.worker);
-        self.plane.bequeath(Estate { unique: self.unique, habits: self.fleet.habits(), left });
+        let estate = Estate { unique: self.unique, habits: self.fleet.habits(), left };
+        self.plane.bequeath(estate, self.fleet.ledger());
     }
 
     fn freeze(self, now: Moment) -> io::Result<Ended> {
@@ -450,7 +451,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 self.fleet.halt(&slots, self.now)
             }
             Wish::Resume(slots) => self.fleet.resume(&slots, self.now),
-            Wish::Reset(_slots) => vec![],
+            Wish::Reset(slots) => {
+                self.fleet.reset(slots.as_deref());
+                vec![]
+            }
             Wish::Signal(signal, slots) => {
                 for (worker, _) in self.fleet.stages() {
                     if slots.as_ref().is_none_or(|slots| slots.contains(&worker.slot)) {

@@ -31,6 +31,9 @@ pub(super) struct Slot {
     anew: bool,
     /// The highest generation it has had.
     latest: u32,
+    /// Processes that were started here after the first this router knew.
+    #[serde(default)]
+    pub(super) restarts: u32,
 }
 
 /// The second worker of a slot.
@@ -87,7 +90,7 @@ impl Slot {
     /// Without a process, and wanted.
     pub(super) fn new(slot: u16) -> Self {
         let present = Worker::new(slot);
-        Self { present, beside: None, wanted: true, anew: false, latest: 0 }
+        Self { present, beside: None, wanted: true, anew: false, latest: 0, restarts: 0 }
     }
 
     /// Of an earlier router's workers: the one that serves becomes the present one, if the slot is
@@ -163,6 +166,11 @@ impl Slot {
             | State::Errored => true,
         };
         settled && !self.anew && self.coming().is_none()
+    }
+
+    /// Whether it is filled anew as soon as no process lives in it.
+    pub(super) fn refills(&self) -> bool {
+        self.anew
     }
 
     /// When the next tick has something to do.
@@ -327,6 +335,8 @@ impl Slot {
             succeeded: succeeded && present,
         };
         let actions = worker.step(input, &mut around);
+        let started = worker.id.generation > self.latest;
+        self.restarts = self.restarts.saturating_add(u32::from(started && self.latest > 0));
         self.latest = self.latest.max(worker.id.generation);
         actions
     }

@@ -41,7 +41,7 @@ struct Notebook {
 }
 
 impl DataPlane for Notebook {
-    fn bequeath(&mut self, _: Estate) {}
+    fn bequeath(&mut self, _: Estate, _: Ledger) {}
 
     fn attach(&mut self, worker: WorkerId, channel: OwnedFd, _: Option<LanePair>) {
         self.said.push(format!("attach {worker}"));

@@ -52,6 +52,13 @@ impl Fleet<'_> {
         })
     }
 
+    /// From now on it is counted anew how often workers are started again.
+    pub(in crate::supervisor) fn reset(&mut self, slots: Option<&[u16]>) {
+        let meant =
+            |slot: &&mut Slot| slots.is_none_or(|slots| slots.contains(&slot.present.id.slot));
+        self.books.slots.iter_mut().filter(meant).for_each(|slot| slot.restarts = 0);
+    }
+
     /// Does it with some slots, if it is not to end.
     fn chosen(
         &mut self,
