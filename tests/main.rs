@@ -2,6 +2,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
+//! | `apps` | many apps in the background: the daemon and its commands |
 //! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
 //! | `edges` | what arrives that is no ordinary request |
 //! | `failures` | workers that die, stop, run out or misbehave |
@@ -41,6 +42,7 @@
 mod harness;
 
 mod admin;
+mod apps;
 mod cli;
 mod core;
 mod edges;

@@ -63,8 +63,10 @@ pub fn home() -> Result<Home> {
 /// # Errors
 /// What was wrong, for a person.
 pub fn run(command: &Command, given: &[String], cores: usize) -> Result<ExitCode> {
+    let home = home()?;
+    home.check("").map_err(|error| anyhow!(error))?;
     let client = Client {
-        home: home()?,
+        home,
         cores,
         tokio: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };

@@ -95,19 +95,20 @@ impl Home {
         self.apps().join(file_name(name))
     }
 
-    /// Whether sockets of an app of this name can be where they are to be; what to do if not.
+    /// Whether the sockets of an app of this name can be where they are to be.
     ///
     /// # Errors
-    /// The path is too long.
+    /// A path is too long; what to do.
     pub fn check(&self, name: &str) -> Result<(), String> {
-        let socket = self.app(name).join("control");
-        let length = socket.as_os_str().len();
-        if length > SOCKET_PATH_MAX {
-            return Err(format!(
-                "{} is too long for a socket: {length} of {SOCKET_PATH_MAX} bytes. Choose a shorter \
-                 ROUTER_HOME",
-                socket.display()
-            ));
+        for socket in [self.socket(), self.app(name).join("control")] {
+            let length = socket.as_os_str().len();
+            if length > SOCKET_PATH_MAX {
+                return Err(format!(
+                    "{} is too long for a socket: {length} of {SOCKET_PATH_MAX} bytes. Choose a \
+                     shorter ROUTER_HOME",
+                    socket.display()
+                ));
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{LogFormat, Verbosity};
 use crate::supervisor::output::{self, LogWriter};
@@ -48,9 +49,13 @@ pub fn start(format: LogFormat, verbosity: Verbosity) {
 /// # Errors
 /// It is no such filter.
 pub fn change(filter: &str) -> Result<(), String> {
-    let parsed = EnvFilter::builder().parse(filter).map_err(|error| {
-        format!("`{filter}` is no log level: {error}. Write error, warn, info, debug or trace")
-    })?;
+    let wrong = || format!("`{filter}` is no log level: write error, warn, info, debug or trace");
+    // A word alone would be taken for a target's name.
+    let level = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    if !filter.split(',').all(level) {
+        return Err(wrong());
+    }
+    let parsed = EnvFilter::builder().parse(filter).map_err(|_| wrong())?;
     let change = CHANGE.get().ok_or("the log has not started")?;
     change(parsed)?;
     tracing::info!(filter, "log level changed");

@@ -75,6 +75,8 @@ struct Life {
     /// Why it does not run.
     why: Option<String>,
     restarts: u32,
+    /// It has been seen to run as it is defined: what goes wrong now may pass.
+    proved: bool,
     /// The next one, when the router dies again.
     pause: Duration,
 }
@@ -135,11 +137,13 @@ impl App {
         match self.holder() {
             Ok(Some(pid)) => {
                 tracing::info!(app = self.name(), pid = pid.as_raw(), "found");
+                self.life.borrow_mut().proved = true;
                 if let Err(error) = self.watch(pid) {
                     tracing::error!(app = self.name(), %error, "it cannot be watched");
                 }
             }
             Ok(None) if self.record.borrow().runs => {
+                self.life.borrow_mut().proved = true;
                 if let Err(error) = self.spawn() {
                     self.life.borrow_mut().why = Some(error.clone());
                     tracing::error!(app = self.name(), error, "not started");
@@ -170,7 +174,7 @@ impl App {
         self.record.borrow_mut().runs = true;
         {
             let mut life = self.life.borrow_mut();
-            (life.why, life.pause) = (None, Duration::ZERO);
+            (life.why, life.pause, life.proved) = (None, Duration::ZERO, false);
         }
         self.remember()?;
         self.spawn().inspect_err(|error| self.give_up(error.clone()))?;
@@ -235,6 +239,10 @@ impl App {
             }
             End::Code(code @ (USAGE | WORKERS_FAILED)) => {
                 tracing::error!(app, code, "it is errored");
+                self.give_up(self.last_words());
+            }
+            End::Code(code) if !self.life.borrow().proved => {
+                tracing::error!(app, code, "it could not be started");
                 self.give_up(self.last_words());
             }
             End::Code(_) | End::Died => self.start_again(lived),
@@ -309,7 +317,10 @@ impl App {
             let nothing = Order::Start { slots: vec![] };
             match timeout_at(deadline, self.ask(&nothing)).await {
                 Err(_) => break,
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(_)) => {
+                    self.life.borrow_mut().proved = true;
+                    return Ok(());
+                }
                 Ok(Err(AskError::Nobody(_) | AskError::Ended)) => sleep(ASK_AGAIN).await,
                 Ok(Err(error)) => return Err(error.to_string()),
             }

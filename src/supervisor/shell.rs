@@ -632,11 +632,14 @@ impl<P: DataPlane> Supervisor<'_, P> {
                     self.kill(worker, self.config.app.kill_signal);
                 }
                 Action::Kill(worker) => self.kill(worker, Signal::SIGKILL),
-                Action::OpenDefaultListener => {
-                    if let Err(reason) = self.plane.open_default_listener() {
-                        self.fatal.get_or_insert(reason);
+                Action::OpenDefaultListener => match self.plane.open_default_listener() {
+                    Ok(()) => {}
+                    // It has shown nothing that could serve anybody: a job in the background, say.
+                    Err(reason) if self.fleet.habits().silent => {
+                        tracing::warn!(reason, "no port is opened for a worker that may need none");
                     }
-                }
+                    Err(reason) => _ = self.fatal.get_or_insert(reason),
+                },
                 Action::Say(worker, note) => self.say(worker, &note),
             }
         }

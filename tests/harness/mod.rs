@@ -1,6 +1,7 @@
 //! The words the tests are told with: start a router, talk to it, look at its processes.
 //! Everything waits with a deadline and ends what it started, by id.
 
+pub mod home;
 pub mod http;
 pub mod load;
 pub mod log;
@@ -11,6 +12,7 @@ pub mod polling;
 pub mod process;
 pub mod router;
 
+pub use home::Home;
 pub use http::{Connection, Response};
 pub use nginx::Nginx;
 pub use plain::PlainNode;

@@ -1,0 +1,145 @@
+//! An operator's day with PM2's words.
+
+use crate::harness::http::free_port;
+use crate::harness::load::Load;
+use crate::harness::{Connection, Home, Session, fixture};
+use serde_json::json;
+
+/// The file of a home with one app of two workers, on a port of its own.
+fn chat(home: &Home) -> u16 {
+    let port = free_port();
+    let script = fixture("steady");
+    let text = format!(
+        "module.exports = {{ apps: [{{ name: 'chat', script: '{}', instances: 2,
+            env: {{ PORT: {port}, GREETING: 'hello' }}, env_night: {{ GREETING: 'good night' }} }}] }};",
+        script.display()
+    );
+    home.here.write("ecosystem.config.js", &text);
+    port
+}
+
+#[test]
+fn from_start_to_resurrect() {
+    let home = Home::new();
+    let port = chat(&home);
+    let started = home.router("start ecosystem.config.js").well();
+    assert!(started.out.contains("[chat](0, 1) started"), "{}", started.out);
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 online"]);
+
+    let shown = home.router("ls").well().out;
+    for word in ["id", "chat", "online", "cluster", "mb", "default"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    let described = home.router("describe chat").well().out;
+    for word in ["script path", "steady.js", "exec cwd", "online", "ids"] {
+        assert!(described.contains(word), "{word}: {described}");
+    }
+    assert!(home.router("env 0").well().out.contains("PATH: "));
+
+    // Clients that must not notice what comes.
+    let load = Load::start(&format!("http://127.0.0.1:{port}"), &json!({ "clients": 8 }));
+    assert!(home.router("scale chat +1").well().out.contains("[chat](0, 1, 2) scaled"));
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 online", "chat 2 online"]);
+    let before = home.pids("chat");
+    home.router("reload chat").well();
+    let online = || home.rows().iter().filter(|row| row.ends_with("online")).count();
+    assert_eq!(online(), 3);
+    let after = home.pids("chat");
+    assert_eq!(after.iter().filter(|pid| !before.contains(pid)).count(), 3, "{before:?} {after:?}");
+    load.stop().nothing_failed().nobody_left();
+
+    home.router("scale chat 2").well();
+    home.router("restart chat").well();
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 online"]);
+    assert!(home.pids("chat").iter().all(|pid| !after.contains(pid)));
+    assert!(home.router("save").well().out.contains("saved 1 apps"));
+
+    home.router("stop chat").well();
+    assert_eq!(home.rows(), ["chat 0 stopped", "chat 1 stopped"]);
+    assert!(!Connection::connects(port));
+    home.router("start chat").well();
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 online"]);
+
+    home.router("kill").well();
+    assert!(!Connection::connects(port) && !home.path().join("daemon.sock").exists());
+    assert!(home.router("resurrect").well().out.contains("[chat](0, 1) started"));
+    Session::open(port).unwrap().join().unwrap();
+
+    home.router("delete all").well();
+    assert_eq!(home.rows(), Vec::<String>::new());
+    assert!(!home.app("chat").exists());
+    assert!(home.router("ping").well().out.starts_with("pong"));
+}
+
+#[test]
+fn one_worker_of_several_is_stopped_started_and_restarted() {
+    let home = Home::new();
+    chat(&home);
+    home.router("start ecosystem.config.js").well();
+    let before = home.pids("chat");
+    home.router("stop 1").well();
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 stopped"]);
+    home.router("start 1").well();
+    home.router("restart 0").well();
+    assert_eq!(home.rows(), ["chat 0 online", "chat 1 online"]);
+    assert!(home.pids("chat").iter().all(|pid| !before.contains(pid)));
+    let counted = |home: &Home| {
+        let counts = home.list().into_iter().map(|row| row["pm2_env"]["restart_time"].clone());
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!(counted(&home), [json!(1), json!(1)]);
+    home.router("reset chat").well();
+    assert_eq!(counted(&home), [json!(0), json!(0)]);
+    home.router("delete 1").fails(&["router scale chat -1"]);
+    let signalled = home.router("sendSignal SIGKILL 0").well();
+    assert!(signalled.out.contains("[chat](0) sent SIGKILL"), "{}", signalled.out);
+    home.shows(&["chat 0 online", "chat 1 online"]);
+    assert_eq!(counted(&home)[0], json!(1));
+}
+
+/// What PM2 restarts for, an upgrade and a reload do without a gap.
+#[test]
+fn a_changed_file_is_taken_over_without_dropping_a_client() {
+    let home = Home::new();
+    let port = chat(&home);
+    home.router("start ecosystem.config.js").well();
+    let greeting = || Connection::tcp(port).get("/environment?name=GREETING").text();
+    assert_eq!(greeting(), "hello");
+    let router = home.app_router("chat");
+    let load = Load::start(&format!("http://127.0.0.1:{port}"), &json!({ "clients": 8 }));
+    home.router("reload ecosystem.config.js --env night").well();
+    assert_eq!(greeting(), "good night");
+    assert_eq!(home.app_router("chat"), router, "the same process");
+    load.stop().nothing_failed().nobody_left();
+    home.router("restart ecosystem.config.js").well();
+    assert_eq!(greeting(), "hello");
+    // An environment of the command, not of the file.
+    home.give(home.command().args(["restart", "chat", "--update-env"]).env("MOOD", "good")).well();
+    assert_eq!(Connection::tcp(port).get("/environment?name=MOOD").text(), "good");
+}
+
+#[test]
+fn what_is_wrong_is_said_before_anything_is_touched() {
+    let home = Home::new();
+    home.here.write("a.js", "setInterval(() => {}, 1e6)");
+    home.router("stop chat").fails(&["no daemon keeps apps", "router start app.js"]);
+    home.router("start nothing.js").fails(&["there is no", "nothing.js"]);
+    home.router("start a.js --workers many").fails(&["max, or -N"]);
+    home.router("deploy production").fails(&["leaves out", "router reload"]);
+    home.here.write("two.config.js", "module.exports = [{ script: 'a.js' }, { script: 'a.js' }]");
+    home.router("start two.config.js").fails(&["two apps are called a", "`name`"]);
+    home.router("start two.config.js --only b").fails(&["no app named b", "a, a"]);
+    assert_eq!(home.rows(), Vec::<String>::new());
+    assert!(home.router("ls").well().out.contains("status"));
+
+    home.router("start a.js -w 1 --name one").well();
+    home.router("start a.js -w 1 --name one").fails(&["one runs already", "--force", "--name"]);
+    home.router("start a.js -w 2 --name one --force").well();
+    assert_eq!(home.rows(), ["one 0 online", "one 1 online"]);
+    home.router("restart tow").fails(&["`tow`", "there are one"]);
+    home.router("scale one -2").fails(&["0 workers asked for"]);
+    home.router("sendSignal NOSUCH one").fails(&["SIGUSR2"]);
+    home.router("logLevel loud one").fails(&["`loud` is no log level"]);
+    home.router("logLevel debug one").well();
+    assert_eq!(home.rows(), ["one 0 online", "one 1 online"]);
+}

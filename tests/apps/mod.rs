@@ -1,0 +1,5 @@
+//! Many apps in the background: the daemon that keeps them, and the commands that speak to it.
+
+mod control;
+mod day;
+mod fate;
