@@ -42,7 +42,7 @@ use self::roll::{Channels, Roll};
 use self::runtime::{Runtime, RuntimeError};
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
-use crate::config::{self, Config, Plan};
+use crate::config::{self, Config, Interpreter, Mode, Plan};
 use crate::control::admin::{Admin, Look};
 use crate::metrics::Totals;
 use crate::shard::frozen::Common;
@@ -142,7 +142,12 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
     if let Err(error) = process::raise_fd_limit() {
         tracing::warn!(%error, "the limit on file descriptors stays as it is");
     }
-    let plan = config::plan(&config, interpreter::ask(&config.app))?;
+    let interpreter = match config.app.mode {
+        Mode::Cluster => interpreter::ask(&config.app),
+        // Any program may run there, and not every one knows --version.
+        Mode::Fork => Interpreter::Unknown,
+    };
+    let plan = config::plan(&config, interpreter)?;
     plan.apply(&mut config);
     let engine = shards::choose_engine(config.engine)?;
     let (mut start, runtime) = match inherited {
@@ -462,7 +467,10 @@ impl Control<'_> {
         });
         let mut plane =
             Plane::new(config, plan, shared, &listeners, notify, &awaited, runtime.roll());
-        if let Origin::Left(estate, _) = &origin {
+        if config.app.mode == Mode::Fork {
+            // Nothing is said on the channels of processes that were left.
+            plane.inherit(channels);
+        } else if let Origin::Left(estate, _) = &origin {
             let opened = awaited.open(estate.left(), plan.lane, &mut plane);
             opened
                 .map_err(|reason| DaemonError::System { what: "the workers' channels", reason })?;

@@ -79,10 +79,9 @@ pub(super) fn define(
     let one = |raw: RawApp, base: &Path, workers, source| -> Result<Definition> {
         let mut above = options.layer();
         above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
-        let namespace = above.namespace.clone().or_else(|| raw.namespace.clone());
         let autostart = raw.autostart.unwrap_or(true);
         let app = settle(above.over(raw), base, workers, options, context.cores, context.variable)?;
-        Ok(definition(app, namespace, autostart, source, options, given, context))
+        Ok(definition(app, autostart, source, options, given, context))
     };
     match discover(options.app.as_deref(), here)? {
         Found::Script { script, base } => {
@@ -150,7 +149,6 @@ fn anywhere(mut value: Value, raw: &RawApp, base: &Path) -> Value {
 
 fn definition(
     app: App,
-    namespace: Option<String>,
     autostart: bool,
     source: Source,
     options: &Options,
@@ -158,14 +156,14 @@ fn definition(
     context: Context<'_>,
 ) -> Definition {
     Definition {
-        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+        namespace: app.namespace,
         directory: context.here.to_owned(),
         environment: context.environment.clone(),
         options: given.to_vec(),
         app: source,
         app_args: options.app_args.clone(),
         workers: app.workers,
-        mode: "cluster".to_owned(),
+        mode: app.mode.as_str().to_owned(),
         script: app.script,
         cwd: app.cwd,
         interpreter: app.interpreter,

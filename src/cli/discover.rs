@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 
 use super::commands::left_out;
+use super::languages::{is_foreign, is_program};
 
 /// What an app may be written in.
 const SCRIPTS: [&str; 4] = ["js", "cjs", "mjs", "ts"];
@@ -49,8 +50,12 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
         Some(known) if SCRIPTS.contains(&known) => {
             Ok(Found::Script { script: path, base: here.to_owned() })
         }
+        Some(other) if is_foreign(other) => {
+            Ok(Found::Script { script: path, base: here.to_owned() })
+        }
+        _ if is_program(&path) => Ok(Found::Script { script: path, base: here.to_owned() }),
         _ => bail!(
-            "{} is neither a script (.js .cjs .mjs .ts) nor an ecosystem file (*.config.js, .cjs, .mjs, .json)",
+            "{} is neither a script (.js .cjs .mjs .ts .py .sh .rb .php .pl) nor an ecosystem file (*.config.js, .cjs, .mjs, .json)",
             path.display()
         ),
     }

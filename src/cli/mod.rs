@@ -9,6 +9,7 @@ mod define;
 mod discover;
 mod evaluate;
 mod install;
+mod languages;
 mod list;
 mod options;
 mod saved;
@@ -29,8 +30,8 @@ use self::discover::{Found, discover};
 pub use self::options::{Options, Threads};
 pub use self::saved::{Saved, saved};
 use crate::config::{
-    self, Address, App, Config, DEFAULT_PORT, Ecosystem, Handoff, RawApp, Surroundings, Trust,
-    Workers,
+    self, Address, App, Config, DEFAULT_PORT, Ecosystem, Handoff, Mode, RawApp, Surroundings,
+    Trust, Workers,
 };
 
 /// How many lines of a failed program are shown.
@@ -172,12 +173,10 @@ fn settle(
     cores: usize,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<App> {
-    let raw = raw.over(pm2_variables(variable)?);
-    let fork_mode = raw.fork_mode;
+    let raw = languages::recognise(raw.over(pm2_variables(variable)?), base);
+    // Of ordinary processes one is meant, unless somebody says so.
+    let workers = if raw.exec_mode == Some(Mode::Fork) { Workers::Exactly(1) } else { workers };
     let app = raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
-    if fork_mode {
-        tracing::debug!(app = app.name, "exec_mode is fork; run as a cluster worker all the same");
-    }
     check(&app, variable)?;
     install::install(&app.script, "npm", options.no_install)?;
     Ok(app)
@@ -264,7 +263,15 @@ fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
         bail!("app {}: there is no directory {} to start in", app.name, app.cwd.display());
     }
     let path = app.env.get("PATH").cloned().or_else(|| variable("PATH")).unwrap_or_default();
-    if find_program(&app.interpreter, &app.cwd, &path).is_none() {
+    if app.runs_itself() {
+        if access(&app.script, AccessFlags::X_OK).is_err() {
+            bail!(
+                "app {}: {} cannot be executed: chmod +x it, or name an interpreter",
+                app.name,
+                app.script.display()
+            );
+        }
+    } else if find_program(&app.interpreter, &app.cwd, &path).is_none() {
         bail!(
             "`{}` is not installed, or not in PATH ({path}); install it, or name another with --interpreter",
             app.interpreter

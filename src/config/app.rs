@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{ConfigError, CronPattern, Workers};
+use super::{ConfigError, CronPattern, Mode, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,10 @@ pub struct App {
     pub increment_var: Option<String>,
     /// A worker's descendants end with it.
     pub treekill: bool,
+    /// What its workers are to each other.
+    pub mode: Mode,
+    /// Apps of one namespace can be named together.
+    pub namespace: String,
 }
 
 impl App {
@@ -81,6 +85,18 @@ impl App {
         let name = self.increment_var.as_deref()?;
         let base: u64 = self.env.get(name).and_then(|base| base.trim().parse().ok()).unwrap_or(0);
         Some((name, base.saturating_add(u64::from(slot)).to_string()))
+    }
+
+    /// Whether the script is a program that needs no interpreter.
+    pub fn runs_itself(&self) -> bool {
+        self.interpreter == "none"
+    }
+
+    /// Whether its processes may speak on a channel as Node's children do.
+    pub fn speaks_node(&self) -> bool {
+        let name = Path::new(&self.interpreter).file_name().and_then(|name| name.to_str());
+        let javascript = |name: &str| ["node", "bun", "deno"].iter().any(|js| name.starts_with(js));
+        self.mode == Mode::Cluster || name.is_some_and(javascript)
     }
 
     /// A debugger may hold the workers still for as long as it likes.
@@ -124,8 +140,8 @@ pub struct RawApp {
     pub port: Option<u16>,
     /// See [`App::workers`].
     pub instances: Option<Workers>,
-    /// `exec_mode` is "fork": one ordinary process under PM2.
-    pub fork_mode: bool,
+    /// See [`App::mode`].
+    pub exec_mode: Option<Mode>,
     /// See [`App::instance_var`].
     pub instance_var: Option<String>,
     /// See [`App::wait_ready`].
@@ -164,7 +180,7 @@ pub struct RawApp {
     pub increment_var: Option<String>,
     /// See [`App::treekill`].
     pub treekill: Option<bool>,
-    /// Apps can be named together by this, when there are several.
+    /// See [`App::namespace`].
     pub namespace: Option<String>,
     /// Whether it is started with the others.
     pub autostart: Option<bool>,
@@ -201,7 +217,7 @@ impl RawApp {
             env_named,
             port: self.port.or(below.port),
             instances: self.instances.or(below.instances),
-            fork_mode: self.fork_mode || below.fork_mode,
+            exec_mode: self.exec_mode.or(below.exec_mode),
             instance_var: self.instance_var.or(below.instance_var),
             wait_ready: self.wait_ready.or(below.wait_ready),
             listen_timeout: self.listen_timeout.or(below.listen_timeout),
@@ -292,6 +308,8 @@ impl RawApp {
             watch_delay: self.watch_delay.unwrap_or(Duration::ZERO),
             increment_var: self.increment_var,
             treekill: self.treekill.unwrap_or(true),
+            mode: self.exec_mode.unwrap_or_default(),
+            namespace: self.namespace.unwrap_or_else(|| "default".to_owned()),
         })
     }
 

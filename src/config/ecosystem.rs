@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::keys::{self, Use};
-use super::{ConfigError, CronPattern, RawApp, bytes, glob, milliseconds, split_words};
+use super::{ConfigError, CronPattern, Mode, RawApp, bytes, glob, milliseconds, split_words};
 
 /// The longest excerpt of a wrong value shown in an error, in characters.
 const EXCERPT_MAX: usize = 60;
@@ -147,7 +147,7 @@ impl Reader<'_> {
             "instances" => {
                 raw.instances = Some(self.parsed(key, value, "1 to 1024, \"max\", or -N")?);
             }
-            "exec_mode" => raw.fork_mode = self.fork_mode(key, value)?,
+            "exec_mode" => raw.exec_mode = Some(self.mode(key, value)?),
             "instance_var" => raw.instance_var = Some(self.text(key, value)?),
             "wait_ready" => raw.wait_ready = Some(self.flag(key, value)?),
             "listen_timeout" => raw.listen_timeout = Some(self.duration(key, value)?),
@@ -314,10 +314,10 @@ impl Reader<'_> {
         }
     }
 
-    fn fork_mode(&self, key: &str, value: &Value) -> Result<bool, ConfigError> {
+    fn mode(&self, key: &str, value: &Value) -> Result<Mode, ConfigError> {
         match value.as_str() {
-            Some("fork" | "fork_mode") => Ok(true),
-            Some("cluster" | "cluster_mode") => Ok(false),
+            Some("fork" | "fork_mode") => Ok(Mode::Fork),
+            Some("cluster" | "cluster_mode") => Ok(Mode::Cluster),
             _ => Err(self.wrong(key, value, "\"cluster\" or \"fork\"")),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{Config, Handoff, Serialization};
+use super::{Config, Handoff, Mode, Serialization};
 
 /// The program that runs a worker's script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,21 @@ pub struct Plan {
     pub notice: Option<String>,
 }
 
+impl Plan {
+    /// For processes that are kept running and nothing else.
+    fn fork(config: &Config) -> Self {
+        Self {
+            preload: false,
+            lane: false,
+            // As `child_process.fork` of Node's has it, and PM2.
+            serialization: config.serialization.unwrap_or(Serialization::Json),
+            whole_lengths: false,
+            arguments: config.app.node_args.clone(),
+            notice: None,
+        }
+    }
+}
+
 /// What was asked for and this interpreter cannot do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -126,6 +141,9 @@ pub enum PlanError {
 /// # Errors
 /// The operator asked for something that the interpreter cannot do.
 pub fn plan(config: &Config, interpreter: Interpreter) -> Result<Plan, PlanError> {
+    if config.app.mode == Mode::Fork {
+        return Ok(Plan::fork(config));
+    }
     // Whoever asks for the lane says with it that the program is a Node, whatever it prints.
     let insisted = interpreter == Interpreter::Unknown && config.handoff == Handoff::Lane;
     let loads = matches!(interpreter, Interpreter::Node { .. }) || insisted;

@@ -199,6 +199,27 @@ pub enum Sticky {
     Ip,
 }
 
+/// What the workers of an app are to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// They share the router's ports and sessions.
+    #[default]
+    Cluster,
+    /// Ordinary processes, of whatever language, that are kept running.
+    Fork,
+}
+
+impl Mode {
+    /// As in an ecosystem file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Fork => "fork",
+        }
+    }
+}
+
 /// How the router's log and the workers' output look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {

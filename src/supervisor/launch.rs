@@ -10,7 +10,7 @@ use super::LanePair;
 use super::output::Printer;
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
-use crate::config::{App, Config};
+use crate::config::{App, Config, Mode};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
@@ -48,18 +48,23 @@ pub(super) fn launch(
         _ => None,
     };
     let Spawned { pid, stdout, stderr } = process::spawn(Spawn {
-        program: OsStr::new(&config.app.interpreter),
+        program: program(&config.app),
         args: &arguments(&config.app, preload),
         env: &environment(config, id, unique, preload),
         unset: &NEVER_INHERITED,
         cwd: &config.app.cwd,
         channel: theirs,
         lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
-        outlives: preload.is_some_and(Preload::outlives),
+        outlives: config.app.mode == Mode::Fork || preload.is_some_and(Preload::outlives),
     })?;
     let pipes = [stdout, stderr];
     let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, printer)?;
     Ok(Launched { pid, channel: ours, lane, output })
+}
+
+/// What is run: the interpreter, or the script itself.
+fn program(app: &App) -> &OsStr {
+    if app.runs_itself() { app.script.as_os_str() } else { OsStr::new(&app.interpreter) }
 }
 
 /// As Node's own fork builds them: the interpreter's arguments, the script, its arguments. The
@@ -69,7 +74,8 @@ fn arguments(app: &App, preload: Option<&Preload>) -> Vec<OsString> {
     let preload = preload.into_iter().flatten();
     let before = preload.chain(app.node_args.iter().map(OsString::from));
     let after = app.args.iter().map(OsString::from);
-    before.chain([app.script.clone().into_os_string()]).chain(after).collect()
+    let script = (!app.runs_itself()).then(|| app.script.clone().into_os_string());
+    before.chain(script).chain(after).collect()
 }
 
 fn environment(
@@ -81,26 +87,30 @@ fn environment(
     let slot = id.slot.to_string();
     let operators = config.app.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     // Last, so that nothing the operator sets can take a worker's channel away.
+    let app = &config.app;
     let ours = [
-        (config.app.instance_var.as_str(), slot.clone()),
+        (app.instance_var.as_str(), slot.clone()),
         ("pm_id", slot),
-        ("name", config.app.name.clone()),
-        ("NODE_UNIQUE_ID", unique.to_string()),
-        ("NODE_CHANNEL_FD", process::CHANNEL_FD.to_string()),
-        (
-            "NODE_CHANNEL_SERIALIZATION_MODE",
-            config.serialization.unwrap_or_default().as_str().to_owned(),
-        ),
+        ("name", app.name.clone()),
+        ("namespace", app.namespace.clone()),
+        ("exec_mode", format!("{}_mode", app.mode.as_str())),
+        ("pm_exec_path", app.script.display().to_string()),
+        ("pm_cwd", app.cwd.display().to_string()),
     ];
+    let serialization = config.serialization.unwrap_or_default().as_str().to_owned();
+    // What makes a worker of Node's cluster.
+    let member = (app.mode == Mode::Cluster).then(|| ("NODE_UNIQUE_ID", unique.to_string()));
+    let channel = [
+        ("NODE_CHANNEL_FD", process::CHANNEL_FD.to_string()),
+        ("NODE_CHANNEL_SERIALIZATION_MODE", serialization),
+    ];
+    let channel = channel.into_iter().filter(|_| app.speaks_node());
+    let ours = ours.into_iter().chain(member).chain(channel);
     let preload = preload.map(|preload| {
         (preload::VARIABLE, preload.instruction(id, config.serialization.unwrap_or_default()))
     });
     let counted = config.app.incremented(id.slot);
-    let ours = ours
-        .into_iter()
-        .chain(preload)
-        .chain(counted)
-        .map(|(name, value)| (name.to_owned(), value));
+    let ours = ours.chain(preload).chain(counted).map(|(name, value)| (name.to_owned(), value));
     operators.chain(ours).map(|(name, value)| (name.into(), value.into())).collect()
 }
 

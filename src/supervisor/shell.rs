@@ -31,7 +31,7 @@ use super::table::{Moment, Rules};
 use super::vocabulary::{Action, Exit, Input, Note, Trouble, rounded};
 use super::wishes::Wishers;
 use super::{ChannelEnd, DataPlane, Ended, Event, Origin, Outcome, Stage, Standing, Wish};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::route::WorkerId;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{exec, process};
@@ -323,6 +323,18 @@ impl<P: DataPlane> Supervisor<'_, P> {
         self.fleet = Fleet::adopting(rules, estate.habits, &found, self.now + within);
         let actions = self.fleet.start(self.now);
         self.perform(actions);
+        if self.forks() {
+            // There is nothing that they would have to find again.
+            for (worker, _) in found {
+                let actions = self.fleet.feed(worker, Input::Attached, self.now);
+                self.perform(actions);
+            }
+        }
+    }
+
+    /// Whether the workers are ordinary processes.
+    fn forks(&self) -> bool {
+        self.config.app.mode == Mode::Fork
     }
 
     /// Watches a process that is not our child. An error: it has ended.
@@ -402,6 +414,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 self.stop()
             }
             Turn::Tick => self.fleet.tick(self.now),
+            // A process that is nobody's worker may close what it was given.
+            Turn::Feed(_, Input::Closed) if self.forks() => return,
             Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
             Turn::Exit(worker, exit) => {
                 self.untold.retain(|(ended, _)| *ended != worker);
@@ -426,6 +440,15 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn fulfil(&mut self, wish: Wish) -> Vec<Action> {
         match wish {
+            // Two of a kind may not get along: one ends, then the next begins.
+            Wish::Reload { why } if self.forks() => {
+                let why = why.unwrap_or_else(|| "a reload was asked for".to_owned());
+                self.fulfil(Wish::Restart { why })
+            }
+            Wish::Recycle { worker, why } if self.forks() => {
+                tracing::warn!(%worker, why, "recycling the worker");
+                self.fleet.restart_slots(&[worker.slot], self.now)
+            }
             Wish::Reload { why } => {
                 if let Some(why) = why {
                     tracing::info!(why, "a reload is due");
@@ -632,6 +655,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
                     self.kill(worker, self.config.app.kill_signal);
                 }
                 Action::Kill(worker) => self.kill(worker, Signal::SIGKILL),
+                // They have nothing to do with the router's ports.
+                Action::OpenDefaultListener if self.forks() => {}
                 Action::OpenDefaultListener => match self.plane.open_default_listener() {
                     Ok(()) => {}
                     // It has shown nothing that could serve anybody: a job in the background, say.
@@ -663,6 +688,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 let process = Process { worker, started, orphan: None, output: Some(output) };
                 self.processes.insert(pid, process);
                 self.plane.attach(worker, channel, lane);
+                if self.forks() && !self.config.app.wait_ready {
+                    let actions = self.fleet.feed(worker, Input::Ready, self.now);
+                    self.perform(actions);
+                }
             }
             Err(error) => {
                 let reason =

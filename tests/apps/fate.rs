@@ -93,7 +93,7 @@ fn an_app_that_cannot_run_is_errored_and_says_why() {
     home.router(&line).well();
     let line = format!("start broken.js -w 1 --name second -l 127.0.0.1:{port}");
     home.router(&line).fails(&["[second](2) not started", &port.to_string()]);
-    home.here.write("once.js", "console.log('done')");
+    home.here.write("once.js", "process.exit(0)");
     home.router("start once.js -w 1 --no-autorestart").well();
     home.shows(&["broken 0 online", "first 1 online", "second 2 errored", "once 3 stopped"]);
 }
