@@ -224,9 +224,11 @@ impl Load {
 
     /// It was seen to answer this late.
     pub(super) fn delayed(&self, delay_ms: u64, now: u64) {
-        let peak = delay_ms.max(self.delay(now));
-        self.delay_ms.store(u32::try_from(peak).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.delay_at.store(now, Ordering::Relaxed);
+        // A smaller one leaves the peak to fade from when it was, however often it comes.
+        if delay_ms >= self.delay(now) {
+            self.delay_ms.store(u32::try_from(delay_ms).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.delay_at.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Sockets lie unread in the worker's lane since then; 0: none do.
@@ -332,6 +334,11 @@ mod tests {
         load.reported(LoadReport::default(), now + 10);
         assert_eq!(load.cost(now + 20), peak, "one calm report does not undo it");
         assert!(load.cost(now + 1100) < peak / 2);
+        for after in (10..2000).step_by(10) {
+            load.reported(LoadReport::default(), now + after);
+        }
+        assert!(load.cost(now + 2000) < peak / 8, "calm reports do not keep it up");
+        assert_eq!(load.pace(now + 1100), (0, 50));
         assert_eq!(load.cost(now + 60_000), calm);
     }
 
