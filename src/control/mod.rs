@@ -1,3 +1,4 @@
 //! How the router is looked at and spoken to from outside.
 
 pub mod admin;
+pub mod page;

@@ -1,4 +1,5 @@
-//! A snapshot as OpenMetrics text, which Prometheus reads.
+//! A snapshot as OpenMetrics text, which Prometheus asks for, and as the older text that everybody else
+//! reads.
 //!
 //! Names follow the rules of <https://prometheus.io/docs/practices/naming>: a prefix, the unit, and
 //! `_total` behind what only grows.
@@ -20,8 +21,34 @@ use super::latency::Recorded;
 use super::snapshot::{Queues, STATES, Snapshot, Worker};
 use super::{Counter, FAMILIES};
 
-/// What the body of such an answer is called.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How the values are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// <https://prometheus.io/docs/specs/om/open_metrics_spec>.
+    OpenMetrics,
+    /// Prometheus' own text format 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    /// What somebody gets who accepts this (the header of his request).
+    #[must_use]
+    pub fn accepted(accept: &str) -> Self {
+        let kinds = accept.split(',').filter_map(|kind| kind.split(';').next());
+        let named = kinds.map(str::trim).any(|kind| kind == "application/openmetrics-text");
+        if named { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// What the body of such an answer is called.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
 /// Before every name.
 const PREFIX: &str = "router";
 
@@ -29,7 +56,39 @@ const PREFIX: &str = "router";
 ///
 /// # Errors
 /// None is known: text is written to memory.
-pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+    let text = open_metrics(snapshot)?;
+    Ok(match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => prometheus(&text),
+    })
+}
+
+/// The same in the older format, where a counter's family is called as its value is, and which knows
+/// neither units nor an end.
+fn prometheus(text: &str) -> String {
+    let mut older = String::with_capacity(text.len());
+    // A counter is known by its type, which comes after its help.
+    let mut help = None;
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("HELP"), Some(name), Some(what)) => help = Some((name, what)),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                if let Some((name, what)) = help.take() {
+                    older.extend(["# HELP ", name, suffix, " ", what, "\n"]);
+                }
+                older.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+            }
+            (Some("#"), ..) => {}
+            _ => older.extend([line, "\n"]),
+        }
+    }
+    older
+}
+
+fn open_metrics(snapshot: Snapshot) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Exposition(snapshot)));
     let mut text = String::new();
