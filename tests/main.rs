@@ -2,6 +2,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
+//! | `admin` | the admin address: probes, status, metrics, and the page in a browser |
 //! | `apps` | many apps in the background: the daemon and its commands |
 //! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
 //! | `edges` | what arrives that is no ordinary request |

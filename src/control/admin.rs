@@ -2,10 +2,11 @@
 //!
 //! | path | answer |
 //! |---|---|
+//! | `/` | a page that shows the rest live |
 //! | `/healthz` | 200: the control thread turns |
 //! | `/readyz` | 200 when a worker is ready, else 503 |
 //! | `/status` | everything, as JSON |
-//! | `/metrics` | the same for Prometheus, as OpenMetrics text |
+//! | `/metrics` | the same for Prometheus, as OpenMetrics text for who accepts that |
 //!
 //! Nobody changes anything here, and nobody is asked who he is: it belongs on an address that only
 //! those reach who may know.
@@ -20,7 +21,10 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,8 +34,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use super::page;
 use crate::config::Address;
-use crate::metrics::exposition;
+use crate::metrics::exposition::{self, Format};
 use crate::metrics::snapshot::Snapshot;
 use crate::sys::socket::{self, TcpOptions};
 
@@ -143,7 +148,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &*look);
+        let response = answer(&request, &*look);
         async move { Ok::<_, Infallible>(response) }
     });
     // One answer for a connection: its time is bounded as a whole.
@@ -157,14 +162,20 @@ where
     drop(place);
 }
 
-fn answer(method: &Method, path: &str, look: &dyn Fn() -> Snapshot) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut response = say(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+fn answer(request: &Request<Incoming>, look: &dyn Fn() -> Snapshot) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = say(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    match path {
-        "/healthz" => say(StatusCode::OK, TEXT, "ok\n".to_owned()),
+    match request.uri().path() {
+        "/" => {
+            let mut response = say(StatusCode::OK, "text/html; charset=utf-8", page::HTML);
+            let policy = HeaderValue::from_static(page::POLICY);
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+            response
+        }
+        "/healthz" => say(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => {
             let now = look();
             let text = format!("{} of {} workers ready\n", now.count("ready"), now.wanted);
@@ -176,13 +187,17 @@ fn answer(method: &Method, path: &str, look: &dyn Fn() -> Snapshot) -> Response<
             Ok(text) => say(StatusCode::OK, "application/json", text),
             Err(error) => failed(&error),
         },
-        "/metrics" => match exposition::encode(look()) {
-            Ok(text) => say(StatusCode::OK, exposition::CONTENT_TYPE, text),
-            Err(error) => failed(&error),
-        },
+        "/metrics" => {
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            let format = Format::accepted(accept.unwrap_or_default());
+            match exposition::encode(look(), format) {
+                Ok(text) => say(StatusCode::OK, format.content_type(), text),
+                Err(error) => failed(&error),
+            }
+        }
         _ => {
-            let there = "there are /healthz, /readyz, /status and /metrics\n";
-            say(StatusCode::NOT_FOUND, TEXT, there.to_owned())
+            let there = "there are /, /healthz, /readyz, /status and /metrics\n";
+            say(StatusCode::NOT_FOUND, TEXT, there)
         }
     }
 }
@@ -192,12 +207,14 @@ fn failed(error: &dyn std::error::Error) -> Response<Full<Bytes>> {
     say(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
 }
 
-fn say(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+fn say(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // A probe that is answered from a cache knows nothing.
-    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -6,3 +6,4 @@ pub mod home;
 pub mod orders;
 pub mod protocol;
 pub mod socket;
+pub mod page;

@@ -1,14 +1,19 @@
 //! How everything stands, put together for whoever asks from outside.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::unistd::Pid;
 
+use super::shards::clock;
 use crate::config::Config;
-use crate::metrics;
-use crate::metrics::snapshot::{Process, Snapshot, Worker};
+use crate::metrics::latency::Way;
+use crate::metrics::snapshot::{Process, Queues, Snapshot, Worker};
+use crate::metrics::{self, Gauges};
+use crate::shard::ring::Mailbox;
 use crate::shard::{Engine, Shared};
 use crate::supervisor::{Ledger, Left, Record, Stage, Standing, Vacancy};
 use crate::sys::process;
@@ -34,6 +39,13 @@ pub(super) fn look(
     Rc::new(move || {
         let view = view.borrow();
         let totals = metrics::totals(&shared.counters);
+        let mut totals: BTreeMap<String, u64> =
+            totals.map(|(counter, total)| (counter.name().to_owned(), total)).collect();
+        let latency =
+            Way::ALL.map(|way| (way.name().to_owned(), metrics::latencies(&shared.counters, way)));
+        // Whatever the reason: each is timed in one of the ways.
+        let handed_off = latency.iter().map(|(_, recorded)| recorded.count()).sum();
+        totals.insert("handed_off".to_owned(), handed_off);
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: usage(Pid::this()),
@@ -45,9 +57,28 @@ pub(super) fn look(
             reloads: view.ledger.reloads,
             announced_sessions: shared.sessions.len(),
             workers: workers(&view, &shared, preload),
-            totals: totals.map(|(counter, total)| (counter.name().to_owned(), total)).collect(),
+            queues: (0..shared.mailboxes.len()).map(|shard| queues(shard, &shared)).collect(),
+            latency: latency.into(),
+            totals,
         }
     })
+}
+
+/// What one shard has in hand.
+fn queues(shard: usize, shared: &Shared) -> Queues {
+    let (ring_mail, ring_bytes) = shared.mailboxes.get(shard).map_or((0, 0), Mailbox::depth);
+    let gauges = shared.gauges.get(shard);
+    let gauge = |of: fn(&Gauges) -> &AtomicU64| {
+        gauges.map_or(0, |gauges| of(gauges).load(Ordering::Relaxed))
+    };
+    let awaiting = shared.awaiting_sessions.get(shard);
+    Queues {
+        held: gauge(|gauges| &gauges.held),
+        awaiting_session: awaiting.map_or(0, |n| n.load(Ordering::Relaxed)).into(),
+        awaiting_worker: gauge(|gauges| &gauges.awaiting_worker),
+        ring_mail: ring_mail as u64,
+        ring_bytes: ring_bytes as u64,
+    }
 }
 
 /// The processes, and the slots that have none.
@@ -68,7 +99,8 @@ fn workers(view: &View, shared: &Shared, preload: bool) -> Vec<Worker> {
 
 fn worker(left: &Left, restarts: u32, shared: &Shared, preload: bool) -> Worker {
     let roster = &shared.roster;
-    let pace = (preload && roster.has_preload(left.worker)).then(|| roster.pace(left.worker));
+    let reports = preload && roster.has_preload(left.worker);
+    let pace = reports.then(|| roster.pace(left.worker, shared.millis(clock())));
     let state = match left.stage {
         Stage::Starting => "starting",
         Stage::Ready => "ready",
@@ -81,6 +113,8 @@ fn worker(left: &Left, restarts: u32, shared: &Shared, preload: bool) -> Worker 
         state: state.to_owned(),
         process: usage(Pid::from_raw(left.pid)),
         sessions: roster.load(left.worker),
+        handed_off: roster.taken(left.worker),
+        queue: roster.queue(left.worker),
         event_loop_utilisation: pace.map(|(utilisation, _)| f64::from(utilisation) / 1000.0),
         event_loop_delay: pace.map(|(_, delay_ms)| f64::from(delay_ms) / 1000.0),
         restarts,
@@ -99,6 +133,8 @@ fn vacant(record: &Record) -> Worker {
         state: state.to_owned(),
         process: Process::default(),
         sessions: 0,
+        handed_off: 0,
+        queue: 0,
         event_loop_utilisation: None,
         event_loop_delay: None,
         restarts: record.restarts,

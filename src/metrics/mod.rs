@@ -5,10 +5,14 @@
 //! to a monitoring system in `exposition.rs`.
 
 pub mod exposition;
+pub mod latency;
 pub mod snapshot;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use self::latency::{Latency, Recorded, Way};
 
 macro_rules! reason {
     () => {
@@ -47,8 +51,16 @@ macro_rules! counters {
 counters! {
     /// Connections accepted.
     Accepted => "accepted", "connections_accepted";
-    /// Sockets that a worker took.
-    HandedOff => "handed_off", "connections_handed_off";
+    /// Sockets that a worker took whom the balance had picked: they name no session.
+    HandedOffBalanced => "handed_off_balanced", "connections_handed_off" ("balance");
+    /// Sockets that a worker took because their session's id names it.
+    HandedOffNamed => "handed_off_named", "connections_handed_off" ("named");
+    /// Sockets that a worker took because it had announced their session.
+    HandedOffAnnounced => "handed_off_announced", "connections_handed_off" ("announced");
+    /// Sockets that a worker took by the hash of a session id that nobody knew.
+    HandedOffUnknown => "handed_off_unknown", "connections_handed_off" ("unknown");
+    /// Sockets that a worker took by the hash of their client's address.
+    HandedOffAddress => "handed_off_address", "connections_handed_off" ("address");
     /// Sockets given to another worker, because the first refused, died or went away.
     Redispatched => "redispatched", "connections_redispatched";
     /// Connections that waited for the announcement of their session.
@@ -77,6 +89,10 @@ counters! {
     PacketsIn => "packets_in", "packets_received";
     /// Adapter packets queued for workers.
     PacketsOut => "packets_out", "packets_queued";
+    /// Bytes of the adapter packets received.
+    BytesIn => "bytes_in", "packets_received_bytes";
+    /// Bytes of the adapter packets queued, once for each worker that gets them.
+    BytesOut => "bytes_out", "packets_queued_bytes";
     /// Times that reading from workers was held back because a worker or a ring was full.
     HeldBack => "held_back", "relay_pauses";
     /// Workers cut off for frames that are not frames.
@@ -102,14 +118,16 @@ pub const FAMILIES: &[(&str, &str)] = &[
     ("accept_pauses", "Times that accepting paused, out of descriptors or at a bound"),
     ("connections_abandoned", "Clients that went away before they had said what they want"),
     ("connections_accepted", "Connections accepted"),
-    ("connections_handed_off", "Connections that a worker took"),
+    ("connections_handed_off", "Connections that a worker took, by how it was chosen"),
     ("connections_lost", "Connections cut off for want of a descriptor in a worker and here"),
     ("connections_parked", "Connections that waited, by what for"),
     ("connections_redispatched", "Connections given to another worker than the first"),
     ("connections_refused", "Connections refused, by why"),
     ("connections_returned", "Connections that a worker gave back for another's request"),
     ("packets_queued", "Adapter packets queued for workers"),
+    ("packets_queued_bytes", "Bytes of the adapter packets queued for workers"),
     ("packets_received", "Adapter packets received from workers"),
+    ("packets_received_bytes", "Bytes of the adapter packets received from workers"),
     ("relay_pauses", "Times that reading from workers was held back by a full queue"),
     ("sessions_refused", "Announced sessions that could not be kept"),
     ("sessions_unknown", "Requests routed by the hash of a session id that nobody knew"),
@@ -117,15 +135,39 @@ pub const FAMILIES: &[(&str, &str)] = &[
     ("workers_cut_off", "Workers cut off, by why"),
 ];
 
-/// The counters of one shard.
+/// The counters of one shard, on cache lines of their own.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; Counter::ALL.len()]);
+#[repr(align(128))]
+pub struct Counters {
+    counts: [AtomicU64; Counter::ALL.len()],
+    /// By [`Way`].
+    latency: [Latency; Way::ALL.len()],
+}
 
 impl Counters {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            latency: Way::ALL.map(|_| Latency::new()),
+        }
+    }
+
+    /// How long it takes to hand a socket off in this way.
+    #[must_use]
+    pub fn latency(&self, way: Way) -> &Latency {
+        let [lane, ipc] = &self.latency;
+        match way {
+            Way::Lane => lane,
+            Way::Ipc => ipc,
+        }
+    }
+
+    /// Counts a connection that a worker took, for this reason, so long after it was accepted.
+    pub fn handed_off(&self, reason: Counter, way: Way, latency: Duration) {
+        self.bump(reason);
+        self.latency(way).record(latency);
     }
 
     /// Counts one more.
@@ -135,7 +177,7 @@ impl Counters {
 
     /// Counts `n` more.
     pub fn add(&self, counter: Counter, n: u64) {
-        if let Some(cell) = self.0.get(counter as usize) {
+        if let Some(cell) = self.counts.get(counter as usize) {
             cell.fetch_add(n, Ordering::Relaxed);
         }
     }
@@ -143,7 +185,7 @@ impl Counters {
     /// The count so far.
     #[must_use]
     pub fn read(&self, counter: Counter) -> u64 {
-        self.0.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+        self.counts.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
     }
 }
 
@@ -151,6 +193,21 @@ impl Counters {
 pub fn totals(shards: &[Counters]) -> impl Iterator<Item = (Counter, u64)> {
     let total = |counter| shards.iter().map(|counters| counters.read(counter)).sum();
     Counter::ALL.iter().map(move |counter| (*counter, total(*counter)))
+}
+
+/// The latencies of this way over these shards.
+#[must_use]
+pub fn latencies(shards: &[Counters], way: Way) -> Recorded {
+    Recorded::of(shards.iter().map(|counters| counters.latency(way)))
+}
+
+/// What a shard has in hand at the end of its turn: written by it, read by anybody.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Connections.
+    pub held: AtomicU64,
+    /// Those of them that wait for a worker.
+    pub awaiting_worker: AtomicU64,
 }
 
 /// Sums over shards, printed as `name=count` for all that are not zero.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::latency::Recorded;
+
 /// See the module's text. Times are in seconds, sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -27,8 +29,27 @@ pub struct Snapshot {
     pub announced_sessions: usize,
     /// By slot and generation; an empty slot that is wanted has a line, too.
     pub workers: Vec<Worker>,
-    /// Sums over the shards, by [`super::Counter::name`].
+    /// What each shard has in hand, by number.
+    pub queues: Vec<Queues>,
+    /// How long connections that a worker took were in the router's hands, by [`super::latency::Way::name`].
+    pub latency: BTreeMap<String, Recorded>,
+    /// Sums over the shards, by [`super::Counter::name`]; and `handed_off`, the sum of those by reason.
     pub totals: BTreeMap<String, u64>,
+}
+
+/// What one shard has in hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queues {
+    /// Connections.
+    pub held: u64,
+    /// Those of them that wait for the announcement of their session.
+    pub awaiting_session: u64,
+    /// Those of them that wait for a worker.
+    pub awaiting_worker: u64,
+    /// Pieces of mail that other threads have for it.
+    pub ring_mail: u64,
+    /// Bytes of the packets among them.
+    pub ring_bytes: u64,
 }
 
 /// What the kernel knows of a process.
@@ -58,6 +79,10 @@ pub struct Worker {
     pub process: Process,
     /// Sessions it has, and hand-offs that may become some.
     pub sessions: u32,
+    /// Connections it has taken.
+    pub handed_off: u64,
+    /// Bytes that wait for it on its channel, and what their frames cost besides.
+    pub queue: u64,
     /// How much of its time the event loop worked, 0 to 1; none without the preload.
     pub event_loop_utilisation: Option<f64>,
     /// How late timers are; none without the preload.

@@ -46,6 +46,8 @@ pub(super) struct Frozen {
     delay_ms: u32,
     delay_at: u64,
     ready_since: u64,
+    #[serde(default)]
+    taken: u64,
 }
 
 /// The number of a hope: see [`Load::hope`].
@@ -64,6 +66,10 @@ pub(super) struct Load {
     /// Since when sockets lie unread in the lane.
     unread_since: AtomicU64,
     ready_since: AtomicU64,
+    /// Connections it has taken.
+    taken: AtomicU64,
+    /// Bytes that wait for it on its channel.
+    queued: AtomicU64,
 }
 
 impl Load {
@@ -75,6 +81,8 @@ impl Load {
         self.delay_ms.store(0, Ordering::Relaxed);
         self.unread_since.store(0, Ordering::Relaxed);
         self.ready_since.store(0, Ordering::Relaxed);
+        self.taken.store(0, Ordering::Relaxed);
+        self.queued.store(0, Ordering::Relaxed);
     }
 
     /// The load of the worker of this generation, for another process.
@@ -87,6 +95,7 @@ impl Load {
             delay_ms: self.delay_ms.load(Ordering::Relaxed),
             delay_at: self.delay_at.load(Ordering::Relaxed),
             ready_since: self.ready_since.load(Ordering::Relaxed),
+            taken: self.taken(),
         }
     }
 
@@ -98,11 +107,36 @@ impl Load {
         self.delay_ms.store(frozen.delay_ms, Ordering::Relaxed);
         self.delay_at.store(frozen.delay_at, Ordering::Relaxed);
         self.ready_since.store(frozen.ready_since, Ordering::Relaxed);
+        self.taken.store(frozen.taken, Ordering::Relaxed);
     }
 
-    /// Event-loop utilisation, of a thousand, and delay in milliseconds.
-    pub(super) fn pace(&self) -> (u32, u32) {
-        (self.utilisation.load(Ordering::Relaxed), self.delay_ms.load(Ordering::Relaxed))
+    /// Event-loop utilisation, of a thousand, and delay in milliseconds, as of now.
+    pub(super) fn pace(&self, now: u64) -> (u32, u32) {
+        let delay = u32::try_from(self.delay(now)).unwrap_or(u32::MAX);
+        (self.utilisation.load(Ordering::Relaxed), delay)
+    }
+
+    /// It has taken a connection.
+    pub(super) fn took(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections it has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes wait for it on its channel. Most of the time that is no news, and then the
+    /// other shards keep what they have cached.
+    pub(super) fn queue(&self, bytes: u64) {
+        if self.queued() != bytes {
+            self.queued.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that wait for it on its channel.
+    pub(super) fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Whether the counts are of this generation.
@@ -190,9 +224,11 @@ impl Load {
 
     /// It was seen to answer this late.
     pub(super) fn delayed(&self, delay_ms: u64, now: u64) {
-        let peak = delay_ms.max(self.delay(now));
-        self.delay_ms.store(u32::try_from(peak).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.delay_at.store(now, Ordering::Relaxed);
+        // A smaller one leaves the peak to fade from when it was, however often it comes.
+        if delay_ms >= self.delay(now) {
+            self.delay_ms.store(u32::try_from(delay_ms).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.delay_at.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Sockets lie unread in the worker's lane since then; 0: none do.
@@ -298,6 +334,11 @@ mod tests {
         load.reported(LoadReport::default(), now + 10);
         assert_eq!(load.cost(now + 20), peak, "one calm report does not undo it");
         assert!(load.cost(now + 1100) < peak / 2);
+        for after in (10..2000).step_by(10) {
+            load.reported(LoadReport::default(), now + after);
+        }
+        assert!(load.cost(now + 2000) < peak / 8, "calm reports do not keep it up");
+        assert_eq!(load.pace(now + 1100), (0, 50));
         assert_eq!(load.cost(now + 60_000), calm);
     }
 

@@ -351,10 +351,36 @@ impl Roster {
     }
 
     /// What the preload of `worker` has reported last: event-loop utilisation, of a thousand, and
-    /// delay in milliseconds.
+    /// delay in milliseconds, faded until this time of the shards' clock in milliseconds.
     #[must_use]
-    pub fn pace(&self, worker: WorkerId) -> (u32, u32) {
-        self.of(worker).map_or((0, 0), Load::pace)
+    pub fn pace(&self, worker: WorkerId, now: u64) -> (u32, u32) {
+        self.of(worker).map_or((0, 0), |load| load.pace(now))
+    }
+
+    /// `worker` has taken a connection.
+    pub fn took(&self, worker: WorkerId) {
+        if let Some(load) = self.of(worker) {
+            load.took();
+        }
+    }
+
+    /// Connections that `worker` has taken.
+    #[must_use]
+    pub fn taken(&self, worker: WorkerId) -> u64 {
+        self.of(worker).map_or(0, Load::taken)
+    }
+
+    /// So many bytes wait for `worker` on its channel.
+    pub fn queued(&self, worker: WorkerId, bytes: usize) {
+        if let Some(load) = self.of(worker) {
+            load.queue(bytes as u64);
+        }
+    }
+
+    /// Bytes that wait for `worker` on its channel.
+    #[must_use]
+    pub fn queue(&self, worker: WorkerId) -> u64 {
+        self.of(worker).map_or(0, Load::queued)
     }
 
     /// Sockets of `worker` have been taken back from it after so long, at this time of the shards'

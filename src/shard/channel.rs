@@ -274,7 +274,6 @@ impl Channel {
     }
 
     /// Bytes queued, and what their frames cost besides.
-    #[cfg(test)]
     pub(super) fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::{Connection, State, Transit};
+use super::connection::{Choice, Connection, State, Transit};
 use super::core::{Action, Shard, Timer};
 use super::listener::{Kind, Listener, ListenerId};
 use super::{
@@ -17,6 +17,7 @@ use crate::http::request_line::{self, Fault, Head};
 use crate::http::sid::sid;
 use crate::ipc::message::Returned;
 use crate::metrics::Counter;
+use crate::metrics::latency::Way;
 use crate::route::balance::pick_by_hash;
 use crate::route::roster::{Roster, Standing};
 use crate::route::self_routing::{Named, named};
@@ -51,6 +52,7 @@ impl Shard {
     pub fn accepted(&mut self, id: ConnectionId, listener: ListenerId, now: Instant) {
         self.count(Counter::Accepted);
         self.admit(id, listener);
+        self.connections[id].since = Some(now);
         if self.shared.trusts.is_some() {
             self.set_head_deadline(id, now);
             self.expect_proxy(id);
@@ -115,6 +117,7 @@ impl Shard {
         self.listeners.entry(listener).or_insert_with(|| Arc::clone(&transit.listener));
         self.admit(id, listener);
         let connection = &mut self.connections[id];
+        (connection.since, connection.choice) = (transit.since, transit.choice);
         connection.sid = transit.sid;
         connection.counted = transit.counted.then_some(transit.worker);
         connection.give_up = transit.give_up;
@@ -139,6 +142,7 @@ impl Shard {
         now: Instant,
     ) {
         self.admit(id, listener);
+        self.connections[id].since = Some(now);
         self.connections[id].peer = returned.peer;
         let drains = self.shared.roster.standing(from) == Standing::Draining;
         if returned.bytes.is_empty() && drains {
@@ -272,8 +276,10 @@ impl Shard {
         let connection = &self.connections[id];
         let Some(sid) = connection.sid.as_ref() else {
             if let Some(hash) = connection.address {
+                self.connections[id].choice = Choice::Address;
                 return self.route_by_hash(id, hash, now);
             }
+            self.connections[id].choice = Choice::Balance;
             return match self.pick_balanced(id, now) {
                 Some(worker) => {
                     self.hope(id, worker, now);
@@ -298,6 +304,8 @@ impl Shard {
                 return self.await_worker(id, now);
             }
             if may_serve(roster, listener, connection, worker, millis) {
+                let named = named.is_some();
+                self.connections[id].choice = if named { Choice::Named } else { Choice::Announced };
                 return self.deliver(id, worker, now);
             }
         } else if named.is_none() && !connection.waited && self.may_be_announced(connection) {
@@ -305,6 +313,7 @@ impl Shard {
         }
         let hash = route::hash(sid.as_bytes());
         self.count(Counter::UnknownSession);
+        self.connections[id].choice = Choice::Unknown;
         self.route_by_hash(id, hash, now);
     }
 
@@ -405,6 +414,8 @@ impl Shard {
         };
         let transit = Box::new(Transit {
             listener: Arc::clone(listener),
+            since: connection.since,
+            choice: connection.choice,
             sid: connection.sid.take(),
             worker,
             counted: connection.counted.is_some(),
@@ -586,6 +597,18 @@ impl Shard {
     pub(super) fn refuse_unavailable(&mut self, id: ConnectionId) {
         self.count(Counter::RefusedNoWorker);
         self.refuse(id, UNAVAILABLE);
+    }
+
+    /// The worker has it.
+    pub(super) fn taken(&mut self, id: ConnectionId, worker: WorkerId, way: Way, now: Instant) {
+        let connection = &self.connections[id];
+        debug_assert!(connection.since.is_some(), "nobody has accepted {connection:?}");
+        let latency = now.saturating_duration_since(connection.since.unwrap_or(now));
+        if let Some(counters) = self.shared.counters.get(self.index) {
+            counters.handed_off(connection.choice.counter(), way, latency);
+        }
+        self.shared.roster.took(worker);
+        self.close(id);
     }
 
     /// The worker has it, or nobody will.

@@ -25,8 +25,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::ChannelId;
 use super::listener::{Kind, Listener, ListenerId};
+use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::session_table::Sid;
 
@@ -80,6 +83,36 @@ impl State {
     }
 }
 
+/// How a connection's worker was chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Choice {
+    /// By the balance: it names no session.
+    #[default]
+    Balance,
+    /// Its session's id names the worker.
+    Named,
+    /// The worker has announced the session.
+    Announced,
+    /// By the hash of a session id that nobody knows.
+    Unknown,
+    /// By the hash of the client's address.
+    Address,
+}
+
+impl Choice {
+    /// What counts those of it that a worker took.
+    #[must_use]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::Balance => Counter::HandedOffBalanced,
+            Self::Named => Counter::HandedOffNamed,
+            Self::Announced => Counter::HandedOffAnnounced,
+            Self::Unknown => Counter::HandedOffUnknown,
+            Self::Address => Counter::HandedOffAddress,
+        }
+    }
+}
+
 /// What the shard knows of a connection; the socket itself is the engine's.
 #[derive(Debug)]
 pub struct Connection {
@@ -89,6 +122,10 @@ pub struct Connection {
     pub serial: u32,
     /// Where it arrived.
     pub listener: ListenerId,
+    /// Since when it has been in the router's hands; `None`: it is no client's, or not known yet.
+    pub since: Option<Instant>,
+    /// How its worker was chosen last.
+    pub choice: Choice,
     /// What that place speaks; known here even when it is closed meanwhile.
     pub kind: Kind,
     /// Its session, when its request names one.
@@ -130,6 +167,8 @@ impl Connection {
             state: State::Free,
             serial: 0,
             listener: 0,
+            since: None,
+            choice: Choice::Balance,
             kind: Kind::Pool,
             sid: None,
             counted: None,
@@ -173,6 +212,10 @@ impl Connection {
 pub struct Transit {
     /// Where it arrived.
     pub listener: Arc<Listener>,
+    /// As [`Connection::since`].
+    pub since: Option<Instant>,
+    /// As [`Connection::choice`].
+    pub choice: Choice,
     /// Its session.
     pub sid: Option<Sid>,
     /// Who shall get it.

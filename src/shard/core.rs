@@ -347,6 +347,7 @@ impl Shard {
         self.flush_outbox(now);
         self.regulate_reading();
         self.regulate_accepting();
+        self.show();
         for shard in 0..self.to_tell.len() {
             if std::mem::take(&mut self.to_tell[shard]) {
                 self.shared.mailboxes[shard].tell();
@@ -410,6 +411,12 @@ impl Shard {
     pub(super) fn count(&self, counter: Counter) {
         if let Some(counters) = self.shared.counters.get(self.index) {
             counters.bump(counter);
+        }
+    }
+
+    pub(super) fn count_more(&self, counter: Counter, n: usize) {
+        if let Some(counters) = self.shared.counters.get(self.index) {
+            counters.add(counter, n as u64);
         }
     }
 
@@ -592,6 +599,14 @@ impl Shard {
     /// Whether channels are not read for now.
     pub(super) fn is_held(&self) -> bool {
         self.held
+    }
+
+    /// Says how much it has in hand.
+    fn show(&self) {
+        if let Some(gauges) = self.shared.gauges.get(self.index) {
+            gauges.held.store(self.open_connections as u64, Ordering::Relaxed);
+            gauges.awaiting_worker.store(self.awaiting_worker.len() as u64, Ordering::Relaxed);
+        }
     }
 
     fn regulate_accepting(&mut self) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Connection, State};
+use super::connection::{Choice, Connection, State};
 use super::engine::Keeper;
 use super::handoff::HandOffs;
 use super::listener::{Kind, Listener, ListenerId};
@@ -23,6 +23,7 @@ use super::rest::{self, Resting};
 use super::{ConnectionId, Shared};
 use crate::ipc::Serialization;
 use crate::ipc::message::{AddressType, QueryServer, Uid};
+use crate::metrics::latency::{Recorded, Way};
 use crate::metrics::{self, Counter};
 use crate::route::WorkerId;
 use crate::route::roster::{self, Hope, Standing};
@@ -66,6 +67,9 @@ pub struct Common {
     sessions: Vec<(Bytes, WorkerId)>,
     /// By name.
     counters: Vec<(String, u64)>,
+    /// By [`Way::name`].
+    #[serde(default)]
+    latencies: Vec<(String, Recorded)>,
     /// For how long their common clock has run.
     age: Duration,
 }
@@ -81,10 +85,14 @@ impl Common {
             }
         });
         let totals = metrics::totals(&shared.counters);
+        let latencies = Way::ALL
+            .iter()
+            .map(|way| (way.name().to_owned(), metrics::latencies(&shared.counters, *way)));
         Self {
             roster: shared.roster.freeze(),
             sessions,
             counters: totals.map(|(counter, total)| (counter.name().to_owned(), total)).collect(),
+            latencies: latencies.collect(),
             age: now.saturating_duration_since(shared.epoch),
         }
     }
@@ -111,6 +119,12 @@ impl Common {
                 counters.add(*counter, total);
             }
         }
+        for (name, recorded) in self.latencies {
+            let way = Way::ALL.iter().find(|way| way.name() == name);
+            if let (Some(way), Some(counters)) = (way, shared.counters.first()) {
+                counters.latency(*way).add(&recorded);
+            }
+        }
         shared.roster.thaw(&self.roster)
     }
 }
@@ -131,6 +145,11 @@ pub struct Frozen {
 struct Client {
     socket: Place,
     stage: Stage,
+    /// For how long it has been in the router's hands.
+    #[serde(default)]
+    held: Duration,
+    #[serde(default)]
+    choice: Choice,
     listener: ListenerId,
     kind: Kind,
     sid: Option<Bytes>,
@@ -351,6 +370,8 @@ impl Client {
         Some(Self {
             socket: Place::MAX,
             stage,
+            held: connection.since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            choice: connection.choice,
             listener: connection.listener,
             kind: connection.kind,
             sid: connection.sid.map(|sid| Bytes::copy_from_slice(sid.as_bytes())),
@@ -372,6 +393,8 @@ impl Client {
     }
 
     fn thaw(self, into: &mut Connection, now: Instant) {
+        into.since = Some(now.checked_sub(self.held).unwrap_or(now));
+        into.choice = self.choice;
         into.kind = self.kind;
         into.sid = self.sid.map(|sid| Sid::new(&sid));
         into.counted = self.counted;

@@ -15,6 +15,7 @@ use super::listener::{Kind, ListenerId};
 use super::ring::Mail;
 use super::{ConnectionId, DESCRIPTORS_WAIT, LaneId};
 use crate::metrics::Counter;
+use crate::metrics::latency::Way;
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 
@@ -73,8 +74,7 @@ impl Shard {
         let session = entry.sid.is_some();
         let Err(error) = result else {
             // From here on the worker has it, or it is read back: see `read_back`.
-            self.count(Counter::HandedOff);
-            self.close(connection);
+            self.taken(connection, worker, Way::Lane, now);
             return self.watch_lane(worker, now);
         };
         let lane = self.lane_of.get(&worker).copied();
@@ -180,6 +180,7 @@ impl Shard {
         self.count(Counter::Redispatched);
         self.admit(id, origin.unwrap_or(0));
         let connection = &mut self.connections[id];
+        connection.since = Some(now);
         connection.peer = message.and_then(|message| message.peer);
         match origin {
             Some(_) => self.expect_head(id, now),

@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 use crossbeam::utils::CachePadded;
 
 use crate::ipc::message::QueryServer;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Gauges};
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Roster;
@@ -119,6 +119,8 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     /// One for each shard.
     pub counters: Vec<Counters>,
+    /// What each shard has in hand.
+    pub gauges: Vec<CachePadded<Gauges>>,
     /// Connections of each shard that wait for an announcement.
     pub awaiting_sessions: Vec<CachePadded<AtomicU32>>,
     /// What each shard has answered of [`ring::Mail::Beat`].
@@ -154,6 +156,7 @@ impl Shared {
             sessions: SessionTable::new(),
             mailboxes,
             counters: (0..shards).map(|_| Counters::new()).collect(),
+            gauges: (0..shards).map(|_| CachePadded::default()).collect(),
             awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),
             beats: (0..shards).map(|_| CachePadded::default()).collect(),
             trusts,

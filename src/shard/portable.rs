@@ -412,7 +412,8 @@ impl Engine {
                 let Some((_, socket)) = self.socket(connection) else { return };
                 let Some(lane) = self.lanes.get(lane) else { return };
                 let result = scm::send_socket(lane.ours.as_fd(), &message, socket);
-                self.shard.sent_on_lane(connection, result, now);
+                // The turn's clock is that of its accept, and would say that it took no time.
+                self.shard.sent_on_lane(connection, result, clock());
             }
             Action::AwaitLaneRoom(id) => {
                 let Some(me) = self.me.upgrade() else { return };

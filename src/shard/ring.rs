@@ -182,6 +182,12 @@ impl Mailbox {
         &self.wake
     }
 
+    /// Pieces in it, and bytes of their packets.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        (self.queue.len(), self.packet_bytes.load(Ordering::Relaxed))
+    }
+
     /// Puts one piece in, without waking the reader: [`Self::tell`] does, once for a batch.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::ipc::frame::{Deframer, MAX_FRAME};
 use crate::ipc::message::{self, Message, PacketKind, Returned, Serving, Speaks, Word};
 use crate::ipc::reply;
 use crate::metrics::Counter;
+use crate::metrics::latency::Way;
 use crate::route::WorkerId;
 use crate::route::roster::Standing;
 
@@ -343,7 +344,10 @@ impl Shard {
         for id in std::mem::take(&mut self.dirty) {
             self.pump_hand_offs(id, now);
             let Some(channel) = self.channel(id) else { continue };
-            if let Write::Frames { frames, offset } = channel.next_write() {
+            let write = channel.next_write();
+            let (worker, queued) = (channel.worker, channel.queued_bytes());
+            self.shared.roster.queued(worker, queued);
+            if let Write::Frames { frames, offset } = write {
                 self.actions.push(Action::Write { channel: id, frames, offset });
             }
         }
@@ -400,7 +404,7 @@ impl Shard {
         match message::read(serialization, &frame) {
             Message::HandleAck => {
                 let done = channel.handoffs.acked();
-                self.hand_off_acked(id, done);
+                self.hand_off_acked(id, done, worker, now);
             }
             Message::HandleNack => {
                 if let Some((connection, _)) = channel.handoffs.nacked() {
@@ -618,12 +622,15 @@ impl Shard {
     }
 
     /// The worker has the socket. A server may still say no to it.
-    fn hand_off_acked(&mut self, id: ChannelId, done: Option<(ConnectionId, Delivery)>) {
+    fn hand_off_acked(
+        &mut self,
+        id: ChannelId,
+        done: Option<(ConnectionId, Delivery)>,
+        worker: WorkerId,
+        now: Instant,
+    ) {
         match done {
-            Some((connection, Delivery::Sticky)) => {
-                self.count(Counter::HandedOff);
-                self.close(connection);
-            }
+            Some((connection, Delivery::Sticky)) => self.taken(connection, worker, Way::Ipc, now),
             Some((connection, Delivery::Grant)) => self.close(connection),
             Some((_, Delivery::Server(_))) | None => {}
         }
@@ -641,8 +648,7 @@ impl Shard {
     ) {
         let Some(connection) = connection else { return };
         if accepted {
-            self.count(Counter::HandedOff);
-            self.close(connection);
+            self.taken(connection, worker, Way::Ipc, now);
         } else {
             self.redispatch(connection, worker, now);
         }
@@ -679,6 +685,7 @@ impl Shard {
     /// Sends an adapter's packet on, verbatim.
     fn relay(&mut self, id: ChannelId, frame: Bytes, packet: &message::Packet, now: Instant) {
         self.count(Counter::PacketsIn);
+        self.count_more(Counter::BytesIn, frame.len());
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
         let worker = channel.worker;
         let mut learn = None;
@@ -722,6 +729,7 @@ impl Shard {
             channel.push(packet.frame.clone(), now);
             self.check_congestion(id);
             self.count(Counter::PacketsOut);
+            self.count_more(Counter::BytesOut, packet.frame.len());
             self.dirty.push(id);
         }
     }
@@ -770,6 +778,7 @@ impl Shard {
         if self.by_worker.get(&worker) == Some(&id) {
             self.by_worker.remove(&worker);
         }
+        self.shared.roster.queued(worker, 0);
         self.shared.roster.set_gone(worker);
         for server in &channel.servers {
             if let Some(listener) = &server.listener {

@@ -1,6 +1,7 @@
 //! The words the tests are told with: start a router, talk to it, look at its processes.
 //! Everything waits with a deadline and ends what it started, by id.
 
+pub mod browser;
 pub mod home;
 pub mod http;
 pub mod load;

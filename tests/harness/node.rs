@@ -1,5 +1,5 @@
 //! Node and its packages, fetched once: `npm ci` in tests/node; and into tests/.cache, out of the
-//! packages that carry their binaries, the Node of ROUTER_TEST_NODE, Bun and Deno.
+//! packages that carry their binaries, the Node of ROUTER_TEST_NODE, Bun, Deno and a browser.
 
 use super::repository;
 use std::fs::{self, File};
@@ -103,7 +103,7 @@ fn arch(intel: &'static str, arm: &'static str) -> &'static str {
 }
 
 /// Installs a package that carries a binary, if it isn't there yet, and gives the binary.
-fn fetch(folder: &str, package: &str, release: &str, binary: &str) -> PathBuf {
+pub fn fetch(folder: &str, package: &str, release: &str, binary: &str) -> PathBuf {
     let dir = cache().join(folder);
     let binary = dir.join("node_modules").join(package).join(binary);
     let _one_at_a_time = lock_cache();

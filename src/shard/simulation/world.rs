@@ -13,7 +13,8 @@ use super::worker::{Kind as Role, Worker};
 use crate::ipc::Serialization;
 use crate::ipc::message::{AddressType, QueryServer};
 use crate::ipc::reply::SockName;
-use crate::metrics::Counter;
+use crate::metrics::latency::Way;
+use crate::metrics::{self, Counter};
 use crate::route::WorkerId;
 use crate::route::balance::Balance;
 use crate::route::roster::Standing;
@@ -585,7 +586,9 @@ impl World {
             each.map(|counters| of.iter().map(|c| counters.read(*c)).sum::<u64>()).sum()
         };
         use Counter::SocketsFromWorkers;
-        use Counter::{Abandoned, Accepted, HandedOff, RefusedHttp2, RefusedNoWorker};
+        use Counter::{Abandoned, Accepted, RefusedHttp2, RefusedNoWorker};
+        use Counter::{HandedOffAddress, HandedOffAnnounced, HandedOffBalanced};
+        use Counter::{HandedOffNamed, HandedOffUnknown};
         use Counter::{RefusedNotHttp, RefusedTimeout, RefusedTls, RefusedTooLong};
         let refused = [
             RefusedHttp2,
@@ -595,10 +598,19 @@ impl World {
             RefusedTls,
             RefusedTooLong,
         ];
+        let handed_off = [
+            HandedOffAddress,
+            HandedOffAnnounced,
+            HandedOffBalanced,
+            HandedOffNamed,
+            HandedOffUnknown,
+        ];
+        let timed = Way::ALL.map(|way| metrics::latencies(&self.shared.counters, way).count());
+        assert_eq!(sum(&handed_off), timed.iter().sum::<u64>(), "a hand-off was not timed");
         // What is read back from a lane is handed off again, or abandoned; a returned connection too.
         assert_eq!(
             sum(&[Accepted]) + self.again,
-            sum(&[HandedOff, Abandoned, SocketsFromWorkers]) + sum(&refused),
+            sum(&handed_off) + sum(&[Abandoned, SocketsFromWorkers]) + sum(&refused),
             "the counters do not add up"
         );
         for (index, client) in self.clients.iter().enumerate() {

@@ -1,10 +1,14 @@
-//! The admin address: probes, status, metrics.
+//! The admin address: probes, status, metrics, and the page that shows them.
+
+mod openmetrics;
+mod page;
 
 use crate::both_engines;
 use crate::harness::{
     Connection, Engine, Router, SOON, Session, TempDir, client, process, repository, until,
 };
 use nix::sys::signal::Signal;
+use openmetrics::Metrics;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -26,62 +30,13 @@ fn status(port: u16) -> Value {
 
 #[track_caller]
 fn metrics(port: u16) -> Metrics {
-    let answer = Connection::tcp(port).get("/metrics");
+    // As Prometheus asks.
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.8, text/plain;version=0.0.4;q=0.3";
+    let mut connection = Connection::tcp(port);
+    connection.send(format!("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"));
+    let answer = connection.response();
     assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     Metrics::parse(&answer.text())
-}
-
-/// OpenMetrics, as strictly as its specification has it for what is used here.
-#[derive(Debug, Default)]
-struct Metrics {
-    /// Type and help of each family.
-    families: BTreeMap<String, (String, String)>,
-    values: BTreeMap<String, f64>,
-}
-
-impl Metrics {
-    #[track_caller]
-    fn parse(text: &str) -> Self {
-        let mut metrics = Self::default();
-        let mut family = String::new();
-        let body = text.strip_suffix("# EOF\n").expect("it ends as it must");
-        for line in body.lines() {
-            if let Some(rest) = line.strip_prefix("# ") {
-                let mut words = rest.splitn(3, ' ');
-                let (kind, name) = (words.next().unwrap(), words.next().unwrap().to_owned());
-                let rest = words.next().unwrap().to_owned();
-                let entry = metrics.families.entry(name.clone()).or_default();
-                match kind {
-                    "HELP" => {
-                        assert!(entry.1.is_empty(), "{name} is explained twice");
-                        entry.1 = rest;
-                    }
-                    "TYPE" => entry.0 = rest,
-                    "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
-                    _ => panic!("{line}"),
-                }
-                family = name;
-                continue;
-            }
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            let bare = name.split('{').next().unwrap();
-            let expected = match metrics.families[&family].0.as_str() {
-                "counter" => format!("{family}_total"),
-                "gauge" => family.clone(),
-                other => panic!("{other}"),
-            };
-            assert_eq!(bare, expected, "{line}");
-            assert!(bare.chars().all(|c| c.is_ascii_lowercase() || "_".contains(c)), "{line}");
-            let before = metrics.values.insert(name.to_owned(), value.parse().unwrap());
-            assert!(before.is_none(), "{line} is there twice");
-        }
-        metrics
-    }
-
-    #[track_caller]
-    fn value(&self, name: &str) -> f64 {
-        *self.values.get(name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.values))
-    }
 }
 
 /// The README's table of metrics: name, type, meaning.
@@ -106,7 +61,7 @@ both_engines! {
         assert_eq!((get("/healthz").status, get("/healthz").text()), (200, "ok\n".to_owned()));
         let ready = get("/readyz");
         assert_eq!((ready.status, ready.text()), (200, "2 of 2 workers ready\n".to_owned()));
-        assert_eq!(get("/").status, 404);
+        assert_eq!(get("/nothing").status, 404);
         assert_eq!(Connection::tcp(admin).post("/metrics", b"x").status, 405);
 
         let before = metrics(admin);
@@ -118,6 +73,7 @@ both_engines! {
         assert_eq!((&seen["wanted"], &seen["reloading"]), (&json!(2), &json!(false)));
         assert_eq!(seen["process"]["pid"], router.pid());
         assert_eq!(seen["totals"]["handed_off"], 3);
+        assert_eq!(seen["totals"]["handed_off_balanced"], 3);
         let told = seen["workers"].as_array().unwrap();
         assert_eq!(told.len(), 2);
         for worker in told {
@@ -126,9 +82,16 @@ both_engines! {
             assert!(worker["memory"].as_u64().unwrap() > 1 << 20, "{worker}");
         }
         let now = metrics(admin);
-        let grown = |name: &str| now.value(name) - before.value(name);
+        let grown = |name: &str| now.sum(name) - before.sum(name);
         assert!((grown("router_connections_accepted_total") - 3.0).abs() < 0.1, "{now:?}");
-        assert!((grown("router_connections_handed_off_total") - 3.0).abs() < 0.1, "{now:?}");
+        for name in [
+            "router_connections_handed_off_total",
+            "router_worker_connections_handed_off_total",
+            "router_handoff_latency_seconds_count",
+        ] {
+            assert!((grown(name) - 3.0).abs() < 0.1, "{name}: {now:?}");
+        }
+        assert!(grown("router_handoff_latency_seconds_sum") > 0.0, "{now:?}");
         assert!((now.value(r#"router_workers{state="ready"}"#) - 2.0).abs() < 0.1);
         let sessions = |slot: u64| {
             let name = format!(r#"router_worker_sessions{{slot="{slot}",generation="1"}}"#);
@@ -141,6 +104,17 @@ both_engines! {
         let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
         client("connects", &router.url(), &json!({}));
         assert_eq!(metrics(port(&router)).families, in_readme(), "left is told, right is the README");
+    }
+
+    fn who_does_not_ask_for_openmetrics_gets_the_older_text(engine) {
+        let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
+        client("connects", &router.url(), &json!({}));
+        let answer = Connection::tcp(port(&router)).get("/metrics");
+        assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        let older = Metrics::parse_older(&answer.text());
+        let newer = metrics(port(&router));
+        assert_eq!(older.families, newer.families);
+        assert!(older.values.keys().eq(newer.values.keys()), "{older:?} {newer:?}");
     }
 
     fn it_is_ready_only_while_a_worker_is(engine) {
