@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::logs::{Logs, Naming, RawLogs};
 use super::{ConfigError, CronPattern, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
@@ -71,6 +72,8 @@ pub struct App {
     pub increment_var: Option<String>,
     /// A worker's descendants end with it.
     pub treekill: bool,
+    /// The files that the workers' lines go to.
+    pub logs: Logs,
 }
 
 impl App {
@@ -126,6 +129,8 @@ pub struct RawApp {
     pub instances: Option<Workers>,
     /// `exec_mode` is "fork": one ordinary process under PM2.
     pub fork_mode: bool,
+    /// `exec_mode` is "cluster", and not merely unsaid.
+    pub cluster_mode: bool,
     /// See [`App::instance_var`].
     pub instance_var: Option<String>,
     /// See [`App::wait_ready`].
@@ -164,6 +169,8 @@ pub struct RawApp {
     pub increment_var: Option<String>,
     /// See [`App::treekill`].
     pub treekill: Option<bool>,
+    /// See [`App::logs`].
+    pub logs: RawLogs,
 }
 
 /// What resolving needs to know of the place the router runs in.
@@ -198,6 +205,7 @@ impl RawApp {
             port: self.port.or(below.port),
             instances: self.instances.or(below.instances),
             fork_mode: self.fork_mode || below.fork_mode,
+            cluster_mode: self.cluster_mode || below.cluster_mode,
             instance_var: self.instance_var.or(below.instance_var),
             wait_ready: self.wait_ready.or(below.wait_ready),
             listen_timeout: self.listen_timeout.or(below.listen_timeout),
@@ -219,6 +227,7 @@ impl RawApp {
             watch_delay: self.watch_delay.or(below.watch_delay),
             increment_var: self.increment_var.or(below.increment_var),
             treekill: self.treekill.or(below.treekill),
+            logs: self.logs.over(below.logs),
         }
     }
 
@@ -256,7 +265,11 @@ impl RawApp {
                 got: base.clone(),
             });
         }
+        // The one process that PM2 runs of an app that asks for no number has none in its logs.
+        let single = self.instances.is_none() && around.workers == Workers::Exactly(1);
+        let naming = Naming { app: &label, cwd: &cwd, merged: single && !self.cluster_mode };
         Ok(App {
+            logs: self.logs.resolve(naming),
             name: label,
             workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
             script,
@@ -300,7 +313,7 @@ impl RawApp {
 }
 
 /// `path` under `base`, without the `.` components that `watch: true` and `./src` bring along.
-fn joined(base: &Path, path: &Path) -> PathBuf {
+pub(super) fn joined(base: &Path, path: &Path) -> PathBuf {
     base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 
