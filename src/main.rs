@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use router::config::{LogFormat, Verbosity};
 use router::daemon::{DaemonError, Inheritance};
+use router::supervisor::logs;
 use router::supervisor::output::{self, LogWriter, Stream, printer};
 use router::{cli, daemon, sys};
 use tracing_subscriber::EnvFilter;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         let code = ExitCode::from(code);
         fail(format, &paragraph, code)
     });
+    logs::flush(FLUSH);
     printer().flush(FLUSH);
     code
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::metrics;
 use crate::metrics::snapshot::{Process, Snapshot, Worker};
 use crate::shard::{Engine, Shared};
-use crate::supervisor::{Left, Stage, Standing};
+use crate::supervisor::{Left, Stage, Standing, logs};
 use crate::sys::process;
 
 /// What the supervisor has said last.
@@ -44,6 +44,8 @@ pub(super) fn look(
             reloading: view.standing.is_some_and(|standing| standing.reloading),
             announced_sessions: shared.sessions.len(),
             workers: workers.collect(),
+            log_lines_dropped: logs::dropped(),
+            log_writes_failed: logs::failed_writes(),
             totals: totals.map(|(counter, total)| (counter.name(), total)).collect(),
         }
     })

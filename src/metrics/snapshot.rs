@@ -25,6 +25,10 @@ pub struct Snapshot {
     pub announced_sessions: usize,
     /// By slot and generation.
     pub workers: Vec<Worker>,
+    /// Lines that the workers' log files were too slow for.
+    pub log_lines_dropped: u64,
+    /// Writes to the workers' log files that failed.
+    pub log_writes_failed: u64,
     /// Sums over the shards, by [`super::Counter::name`].
     pub totals: BTreeMap<&'static str, u64>,
 }
