@@ -48,6 +48,8 @@ use crate::metrics::Totals;
 use crate::shard::frozen::Common;
 use crate::shard::ring::Mail;
 use crate::shard::{self, Descriptors, Engine, Portion, Report, Shared};
+use crate::supervisor::ids::Ids;
+use crate::supervisor::logs::{self, LogError};
 use crate::supervisor::output;
 use crate::supervisor::{self, Attach, Ended, Origin, Outcome, Part};
 use crate::sys::{exec, process};
@@ -93,6 +95,9 @@ pub enum DaemonError {
     /// What the service manager has passed.
     #[error(transparent)]
     Activation(#[from] ActivationError),
+    /// A log file of the workers'.
+    #[error(transparent)]
+    Logs(#[from] LogError),
     /// The workers.
     #[error("{0}")]
     Workers(String),
@@ -102,7 +107,7 @@ impl DaemonError {
     /// Whether it is for the operator to put right: to start once more would end in the same way.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Plan(_) | Self::Activation(_))
+        matches!(self, Self::Plan(_) | Self::Activation(_) | Self::Logs(_))
     }
 }
 
@@ -152,6 +157,8 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
     let engine = shards::choose_engine(config.engine)?;
     let (mut start, runtime) = match inherited {
         Inherited::Trial(memory) => {
+            // Which numbers the workers have it does not know yet; the directories are the same.
+            logs::check(&config, &mut Ids::slots())?;
             upgrade::attend_trial(memory)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -166,6 +173,14 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
         }
         Inherited::Nothing => {
             let runtime = Runtime::open(&config)?;
+            if let Err(error) = logs::check(&config, &mut Ids::at(runtime.ids())) {
+                if !runtime.roll().exists() {
+                    runtime.clear();
+                    return Err(error.into());
+                }
+                // The workers that an earlier router has left are worth more than their logs.
+                tracing::error!("{error}");
+            }
             (Start::Fresh(passed, Kept::fetch(&runtime)), runtime)
         }
     };
@@ -211,6 +226,7 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
                 return Err(error);
             }
             Ok(Over::Frozen(trial, state, descriptors)) => {
+                logs::flush(FLUSH);
                 output::printer().flush(FLUSH);
                 // The next program gets a descriptor table of its own: what it closes is to be closed.
                 kept::end(keeper.take());
@@ -354,10 +370,11 @@ async fn answer(admin: &Option<Admin>, look: Look) -> Infallible {
     }
 }
 
-/// Opens the log file again whenever it has been moved away.
+/// Opens the log files again whenever they have been moved away.
 async fn reopen_logs(mut moved: Signal) -> Infallible {
     loop {
         moved.recv().await;
+        logs::reopen();
         match output::reopen() {
             Ok(()) => tracing::info!("logs reopened"),
             Err(error) => tracing::error!(%error, "the log file cannot be opened again"),
@@ -488,9 +505,10 @@ impl Control<'_> {
         let (upgrade, wished) = mpsc::unbounded_channel();
         let takers = Takers { supervisor: order, upgrade };
         let orders = orders::obey(orders::open(runtime), Rc::clone(&look), takers);
+        let ids = Ids::at(runtime.ids());
         let mut trial = None;
         let ended = tokio::select! {
-            ended = supervisor::run(config, part, &mut plane, happened, ordered, origin) => ended
+            ended = supervisor::run(config, part, &mut plane, happened, ordered, origin, ids) => ended
                 .map_err(|reason| DaemonError::System { what: "signals", reason }),
             Some(why) = failed.recv() => Err(DaemonError::Shard(why)),
             never = async {

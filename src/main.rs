@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use router::cli::Invocation;
 use router::config::{LogFormat, Verbosity};
 use router::daemon::{DaemonError, Inheritance, log};
+use router::supervisor::logs;
 use router::supervisor::output::{self, Stream, printer};
 use router::{cli, daemon, sys};
 
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
             })
         }
     };
+    logs::flush(FLUSH);
     printer().flush(FLUSH);
     code
 }

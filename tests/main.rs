@@ -13,6 +13,7 @@
 //! | `proxy` | the PROXY protocol: whom the workers see, and who is turned away |
 //! | `tls` | what the router cannot read: TLS on an application's own port, and `--sticky ip` |
 //! | `unchanged` | applications that know nothing of the router, under `node` and under it |
+//! | `logs` | the workers' log files: names, rotation, and disks that are full or stuck |
 //! | `limits` | memory, time, changed files; descendants |
 //! | `reload` | new workers for old ones, under load |
 //! | `systemd` | what a service manager passes to the router, and is told by it; logs that move |
@@ -52,6 +53,7 @@ mod interpreters;
 mod lane;
 mod lifecycle;
 mod limits;
+mod logs;
 mod orphans;
 mod proxy;
 mod reload;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::commands::{self, Command};
 use super::define::{self, Context};
-use super::{discover, list};
+use super::logs::{self, Tail};
+use super::{discover, list, startup};
 use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
 use crate::control::home::Home;
 use crate::control::protocol::AskError;
@@ -30,6 +31,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Between the two looks by which it is told how busy a worker is.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often logs are looked at for more, and after how many looks for other apps.
+const LOG_LOOK: Duration = Duration::from_millis(100);
+const LIST_EVERY: u64 = 20;
 
 /// What a new ecosystem file says.
 const ECOSYSTEM: &str = include_str!("ecosystem.config.js");
@@ -190,9 +195,10 @@ impl Client {
                 clap_mangen::Man::new(commands::table()).render(&mut text)?;
                 print(&String::from_utf8_lossy(&text))
             }
-            Command::Logs(_) | Command::Flush(_) | Command::Startup(_) | Command::Unstartup(_) => {
-                bail!("not in this version")
-            }
+            Command::Logs(wanted) => self.logs(wanted),
+            Command::Flush(which) => self.flush(&which.targets),
+            Command::Startup(startup) => startup::install(startup),
+            Command::Unstartup(unstartup) => startup::remove(unstartup),
             Command::Daemon(_) => bail!("the daemon is no command to itself"),
         }
     }
@@ -227,6 +233,7 @@ impl Client {
             cores: self.cores,
             variable: &|name| env::var(name).ok(),
             environment: &environment,
+            logs: self.home.logs(),
         };
         define::define(options, given, context)
     }
@@ -308,6 +315,59 @@ impl Client {
         let second = self.apps_or_none()?;
         let looked = list::Looked::new(&first, began.elapsed());
         Ok((second, looked))
+    }
+
+    /// Shows logs until somebody has seen enough.
+    fn logs(&self, wanted: &commands::Logs) -> Result<ExitCode> {
+        let apps = || -> Result<Vec<AppState>> {
+            let apps = self.apps_or_none()?;
+            let Some(target) = &wanted.target else { return Ok(apps) };
+            Ok(list::find(&apps, target)?.into_iter().cloned().collect())
+        };
+        let mut tail = Tail::new(wanted, io::stdout().is_terminal());
+        tail.add(&apps()?)?;
+        if !print_all(&tail.last()?)? || wanted.nostream {
+            return Ok(ExitCode::SUCCESS);
+        }
+        for turn in 1_u64.. {
+            pause(LOG_LOOK);
+            if turn % LIST_EVERY == 0 {
+                // Those that came since; none when the daemon is gone.
+                tail.add(&apps().unwrap_or_default())?;
+            }
+            if !print_all(&tail.more()?)? {
+                break;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn flush(&self, targets: &[String]) -> Result<ExitCode> {
+        let apps = self.apps_or_none()?;
+        let mut files = Vec::new();
+        for target in or_all(targets) {
+            if target == "all" {
+                files.push(self.home.log());
+                files.extend(apps.iter().flat_map(logs::files));
+            } else {
+                files.extend(list::find(&apps, &target)?.into_iter().flat_map(logs::files));
+            }
+        }
+        let mut text = String::new();
+        for file in files {
+            match fs::OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(0)) {
+                Ok(()) => writeln!(text, "emptied {}", file.display())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(error).context(format!("cannot empty {}", file.display()));
+                }
+            }
+        }
+        if !apps.is_empty() {
+            // Whoever writes there counts from what he finds.
+            let _null: Value = self.ask(&Order::ReopenLogs)?;
+        }
+        print(&text)
     }
 
     fn pid(&self, target: Option<&str>) -> Result<ExitCode> {
@@ -443,6 +503,14 @@ fn init(here: &Path) -> Result<ExitCode> {
     let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(ECOSYSTEM.as_bytes())?;
     print(&format!("{} is there; put your script in it\n", path.display()))
+}
+
+/// Whether there is still somebody who reads.
+fn print_all(bytes: &[u8]) -> Result<bool> {
+    match io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
+    }
 }
 
 /// Writes it all to stdout. A reader who has had enough is no failure.

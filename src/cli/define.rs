@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::discover::{Found, discover};
 use super::{Options, evaluate, settle};
-use crate::config::{self, App, Ecosystem, RawApp, Workers};
-use crate::control::apps::{Definition, Environment, Source};
+use crate::config::{self, App, Ecosystem, Logs, RawApp, Workers};
+use crate::control::apps::{Definition, Environment, LogTarget, Source};
 
 /// Variables that speak to this very process, and not to what it starts.
 const NOT_PASSED_ON: [&str; 9] = [
@@ -35,6 +35,8 @@ pub(super) struct Context<'a> {
     pub(super) cores: usize,
     pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
     pub(super) environment: &'a Environment,
+    /// Where the workers' output goes, if nobody says otherwise.
+    pub(super) logs: &'a Path,
 }
 
 /// This process's environment, as far as it is text.
@@ -76,6 +78,12 @@ pub(super) fn define(
     context: Context<'_>,
 ) -> Result<Vec<Definition>> {
     let Context { here, .. } = context;
+    let (mut options, mut given) = (options.clone(), given.to_vec());
+    if options.log_dir.as_ref().is_none_or(|directory| directory.as_os_str().is_empty()) {
+        options.log_dir = Some(context.logs.to_owned());
+        given.push(format!("--log-dir={}", context.logs.display()));
+    }
+    let (options, given) = (&options, &given[..]);
     let one = |raw: RawApp, base: &Path, workers, source| -> Result<Definition> {
         let mut above = options.layer();
         above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
@@ -147,6 +155,16 @@ fn anywhere(mut value: Value, raw: &RawApp, base: &Path) -> Value {
     value
 }
 
+fn log_targets(logs: &Logs) -> Vec<LogTarget> {
+    let target = |(path, out, error): (&Path, bool, bool)| LogTarget {
+        path: path.to_owned(),
+        numbered: !logs.merged,
+        out,
+        error,
+    };
+    logs.targets().map(target).collect()
+}
+
 fn definition(
     app: App,
     autostart: bool,
@@ -168,6 +186,7 @@ fn definition(
         cwd: app.cwd,
         interpreter: app.interpreter,
         autostart,
+        logs: log_targets(&app.logs),
         kill_timeout: app.kill_timeout,
         name: app.name,
     }

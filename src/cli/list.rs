@@ -8,8 +8,9 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde_json::{Value, json};
 
+use super::logs;
 use crate::control::apps::{AppState, RouterState};
-use crate::metrics::snapshot::{Process, Worker};
+use crate::metrics::snapshot::Worker;
 
 /// The time on a core that processes had used when they were looked at before.
 #[derive(Debug, Default)]
@@ -48,16 +49,7 @@ struct Row {
 
 /// A worker that its router says nothing of.
 fn nobody(slot: usize) -> Worker {
-    Worker {
-        slot: slot.try_into().unwrap_or(u16::MAX),
-        generation: 0,
-        state: String::new(),
-        process: Process::default(),
-        sessions: 0,
-        event_loop_utilisation: None,
-        event_loop_delay: None,
-        restarts: 0,
-    }
+    Worker { slot: slot.try_into().unwrap_or(u16::MAX), ..Worker::default() }
 }
 
 /// The rows of an app, by slot. A worker that drains beside its successor is a row of its own.
@@ -214,6 +206,8 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
     };
     let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
     let runtime = app.runtime.display().to_string();
+    let files: Vec<String> =
+        logs::worker_files(app).iter().map(|file| file.path.display().to_string()).collect();
     let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for (what, value) in [
         ("name", definition.name.clone()),
@@ -230,7 +224,8 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("router pid", pid),
         ("router restarts", app.restarts.to_string()),
         ("created at", since(&created)),
-        ("logs", app.logs.display().to_string()),
+        ("log files", files.join("\n")),
+        ("router log", app.router_log.display().to_string()),
         ("runtime directory", runtime),
     ] {
         table.add_row([what.to_owned(), value]);

@@ -11,8 +11,10 @@ mod evaluate;
 mod install;
 mod languages;
 mod list;
+mod logs;
 mod options;
 mod saved;
+mod startup;
 
 use std::env;
 use std::ffi::OsString;

@@ -9,8 +9,8 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
 
 use crate::config::{
-    self, Balance, CronPattern, EngineChoice, Handoff, LogFormat, RawApp, Serialization, Sticky,
-    Verbosity, Workers,
+    self, Balance, CronPattern, DateFormat, EngineChoice, Handoff, LogForm, LogFormat, RawApp,
+    RawLogs, Serialization, Sticky, Verbosity, Workers,
 };
 
 /// How an app is run.
@@ -220,6 +220,55 @@ pub struct Options {
     #[arg(long, env = "ROUTER_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 
+    /// Where each worker's lines go instead: to NAME-out-ID.log and NAME-error-ID.log in this
+    /// directory, unless the next two say otherwise; the router's log alone stays where it is.
+    /// Relative to where the workers start, as the next two are
+    #[arg(long, env = "ROUTER_LOG_DIR", value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+
+    /// Also append the workers' stdout to this file, x-ID.log for x.log; /dev/null for none
+    #[arg(short, long, env = "ROUTER_OUTPUT", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Also append the workers' stderr to this file, x-ID.log for x.log; /dev/null for none
+    #[arg(short, long, env = "ROUTER_ERROR", value_name = "FILE")]
+    pub error: Option<PathBuf>,
+
+    /// One file for all workers: no ID in the names
+    #[arg(long, env = "ROUTER_MERGE_LOGS", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub merge_logs: bool,
+
+    /// Put the time before each line of the files, in the letters of Moment.js
+    /// (YYYY-MM-DD HH:mm:ss Z)
+    #[arg(long, env = "ROUTER_LOG_DATE_FORMAT", value_name = "FORMAT")]
+    pub log_date_format: Option<DateFormat>,
+
+    /// The same with YYYY-MM-DDTHH:mm:ss
+    #[arg(long, env = "ROUTER_TIME", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub time: bool,
+
+    /// How a line of the files looks: as the worker wrote it, or as a JSON object with PM2's fields
+    /// [default: raw]
+    #[arg(long, env = "ROUTER_LOG_TYPE", value_enum)]
+    pub log_type: Option<LogForm>,
+
+    /// Neither write nor show what the workers print
+    #[arg(long, env = "ROUTER_DISABLE_LOGS", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub disable_logs: bool,
+
+    /// Rotate a worker's file before it is larger: bytes, or with K, M, G; 0 never [default: 10M]
+    #[arg(long, env = "ROUTER_LOG_MAX_SIZE", value_name = "BYTES", value_parser = config::bytes)]
+    pub log_max_size: Option<u64>,
+
+    /// Rotate it at each multiple of this time, counted from midnight: seconds, or with s, m, h, d;
+    /// 0 never [default: 1d]
+    #[arg(long, env = "ROUTER_LOG_MAX_AGE", value_name = "TIME", value_parser = config::age)]
+    pub log_max_age: Option<Duration>,
+
+    /// How many rotated files of each are kept [default: 30]
+    #[arg(long, env = "ROUTER_LOG_KEEP", value_name = "N")]
+    pub log_keep: Option<usize>,
+
     /// Say why, too; twice: say everything
     #[arg(short, long, env = "ROUTER_VERBOSE", action = ArgAction::Count)]
     pub verbose: u8,
@@ -301,7 +350,28 @@ impl Options {
             ignore_watch: Some(self.ignore_watch.clone()).filter(|globs| !globs.is_empty()),
             increment_var: self.increment_var.clone(),
             treekill: self.no_treekill.then_some(false),
+            logs: self.logs(),
             ..RawApp::default()
+        }
+    }
+
+    fn logs(&self) -> RawLogs {
+        // ROUTER_OUTPUT= in a file of variables says nothing.
+        let said =
+            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        RawLogs {
+            out_file: said(&self.output),
+            error_file: said(&self.error),
+            directory: said(&self.log_dir),
+            merge_logs: self.merge_logs.then_some(true),
+            date_format: self.log_date_format.clone(),
+            time: self.time.then_some(true),
+            form: self.log_type,
+            disabled: self.disable_logs.then_some(true),
+            max_size: self.log_max_size,
+            max_age: self.log_max_age,
+            keep: self.log_keep,
+            ..RawLogs::default()
         }
     }
 }
@@ -373,6 +443,10 @@ mod tests {
             ("--kill-timeout soon", "500ms"),
             ("--balance best", "least-connection"),
             ("-q -v", "cannot be used with"),
+            ("--log-date-format MMM", "`MMM` stands for nothing"),
+            ("--log-max-size 10MB", "K, M, G"),
+            ("--log-max-age 1y", "30d"),
+            ("--log-type xml", "json"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::logs::{Logs, Naming, RawLogs};
 use super::{ConfigError, CronPattern, Mode, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
@@ -75,6 +76,8 @@ pub struct App {
     pub mode: Mode,
     /// Apps of one namespace can be named together.
     pub namespace: String,
+    /// The files that the workers' lines go to.
+    pub logs: Logs,
 }
 
 impl App {
@@ -184,6 +187,8 @@ pub struct RawApp {
     pub namespace: Option<String>,
     /// Whether it is started with the others.
     pub autostart: Option<bool>,
+    /// See [`App::logs`].
+    pub logs: RawLogs,
 }
 
 /// What resolving needs to know of the place the router runs in.
@@ -241,6 +246,7 @@ impl RawApp {
             treekill: self.treekill.or(below.treekill),
             namespace: self.namespace.or(below.namespace),
             autostart: self.autostart.or(below.autostart),
+            logs: self.logs.over(below.logs),
         }
     }
 
@@ -278,7 +284,15 @@ impl RawApp {
                 got: base.clone(),
             });
         }
+        // The one process that PM2 runs of an app that asks for no number has none in its logs.
+        let single = self.instances.is_none() && around.workers == Workers::Exactly(1);
+        let naming = Naming {
+            app: &label,
+            cwd: &cwd,
+            merged: single && self.exec_mode != Some(Mode::Cluster),
+        };
         Ok(App {
+            logs: self.logs.resolve(naming),
             name: label,
             workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
             script,
@@ -324,7 +338,7 @@ impl RawApp {
 }
 
 /// `path` under `base`, without the `.` components that `watch: true` and `./src` bring along.
-fn joined(base: &Path, path: &Path) -> PathBuf {
+pub(super) fn joined(base: &Path, path: &Path) -> PathBuf {
     base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 

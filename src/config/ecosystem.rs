@@ -11,7 +11,10 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::keys::{self, Use};
-use super::{ConfigError, CronPattern, Mode, RawApp, bytes, glob, milliseconds, split_words};
+use super::{
+    Combined, ConfigError, CronPattern, LogForm, Mode, RawApp, age, bytes, glob, milliseconds,
+    split_words,
+};
 
 /// The longest excerpt of a wrong value shown in an error, in characters.
 const EXCERPT_MAX: usize = 60;
@@ -170,6 +173,20 @@ impl Reader<'_> {
             "treekill" => raw.treekill = Some(self.flag(key, value)?),
             "namespace" => raw.namespace = Some(self.scalar(key, value)?),
             "autostart" => raw.autostart = Some(self.flag(key, value)?),
+            "out_file" => raw.logs.out_file = Some(self.text(key, value)?.into()),
+            "error_file" => raw.logs.error_file = Some(self.text(key, value)?.into()),
+            "log_file" => raw.logs.log_file = Some(self.combined(key, value)?),
+            "merge_logs" => raw.logs.merge_logs = Some(self.flag(key, value)?),
+            "log_date_format" => {
+                const WANTED: &str = "a date format (\"YYYY-MM-DD HH:mm:ss Z\")";
+                raw.logs.date_format = Some(self.parsed(key, value, WANTED)?);
+            }
+            "time" => raw.logs.time = Some(self.flag(key, value)?),
+            "log_type" => raw.logs.form = Some(self.form(key, value)?),
+            "disable_logs" => raw.logs.disabled = Some(self.flag(key, value)?),
+            "log_max_size" => raw.logs.max_size = Some(self.bytes(key, value)?),
+            "log_max_age" => raw.logs.max_age = Some(self.age(key, value)?),
+            "log_keep" => raw.logs.keep = Some(self.parsed(key, value, "a number of files")?),
             _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
         }
         Ok(())
@@ -234,6 +251,29 @@ impl Reader<'_> {
         const WANTED: &str = "bytes (314572800) or a size with a unit (\"300M\"; K, M, G)";
         let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, WANTED))?;
         bytes(&text).map_err(|_| self.wrong(key, value, WANTED))
+    }
+
+    fn age(&self, key: &str, value: &Value) -> Result<Duration, ConfigError> {
+        const WANTED: &str = "seconds (3600) or a duration with a unit (\"12h\", \"30d\")";
+        let text = self.scalar(key, value).map_err(|_| self.wrong(key, value, WANTED))?;
+        age(&text).map_err(|_| self.wrong(key, value, WANTED))
+    }
+
+    fn combined(&self, key: &str, value: &Value) -> Result<Combined, ConfigError> {
+        match value {
+            Value::Bool(true) => Ok(Combined::Usual),
+            Value::Bool(false) => Ok(Combined::Path("/dev/null".into())),
+            Value::String(path) if !path.is_empty() => Ok(Combined::Path(path.into())),
+            _ => Err(self.wrong(key, value, "a path, true or false")),
+        }
+    }
+
+    fn form(&self, key: &str, value: &Value) -> Result<LogForm, ConfigError> {
+        match value.as_str() {
+            Some("json") => Ok(LogForm::Json),
+            Some("raw") => Ok(LogForm::Raw),
+            _ => Err(self.wrong(key, value, "\"json\" or \"raw\"")),
+        }
     }
 
     /// 0 and false are PM2's ways to say never.
@@ -369,6 +409,10 @@ mod tests {
             "restart_delay": null, "max_memory_restart": "300M", "cron": "0 4 * * *",
             "watch": ["src", "my lib"], "ignore_watch": "*.log", "watch_delay": 1000,
             "increment_var": "PORT", "treekill": false,
+            "out": "out.log", "err_file": "error.log", "log": true, "combine_logs": true,
+            "time": true, "log_type": "json", "disable_logs": false,
+            "log_date_format": "YYYY-MM-DD HH:mm Z", "log_max_size": "1M", "log_max_age": "7d",
+            "log_keep": 3,
         }], "deploy": {} });
         let ecosystem = read(&file).expect("it is PM2's");
         assert_eq!(ecosystem.warnings, Vec::<String>::new());
@@ -393,6 +437,17 @@ mod tests {
         assert_eq!(app.ignore_watch.as_deref(), Some(&["*.log".to_owned()][..]));
         assert_eq!(app.watch_delay, Some(Duration::from_secs(1)));
         assert_eq!((app.increment_var.as_deref(), app.treekill), (Some("PORT"), Some(false)));
+        let logs = &app.logs;
+        assert_eq!(logs.out_file.as_deref(), Some("out.log".as_ref()));
+        assert_eq!(logs.error_file.as_deref(), Some("error.log".as_ref()));
+        assert_eq!((&logs.log_file, logs.form), (&Some(Combined::Usual), Some(LogForm::Json)));
+        assert_eq!(
+            (logs.merge_logs, logs.time, logs.disabled),
+            (Some(true), Some(true), Some(false))
+        );
+        assert!(logs.date_format.is_some());
+        assert_eq!((logs.max_size, logs.keep), (Some(1 << 20), Some(3)));
+        assert_eq!(logs.max_age, Some(Duration::from_secs(7 * 86_400)));
     }
 
     #[test]
@@ -447,6 +502,13 @@ mod tests {
             ("ignore_watch", json!("a[b"), "a glob"),
             ("watch_delay", json!("soon"), "milliseconds"),
             ("treekill", json!("no"), "true or false"),
+            ("out_file", json!(true), "a string"),
+            ("log", json!(1), "a path, true or false"),
+            ("log_date_format", json!("YYYY at HH"), "a date format"),
+            ("log_type", json!("xml"), "json"),
+            ("log_max_size", json!("10MB"), "K, M, G"),
+            ("log_max_age", json!("soon"), "30d"),
+            ("log_keep", json!(-1), "a number of files"),
         ] {
             let file = json!({ "apps": [{ "name": "chat", key: value }] });
             let error = read(&file).expect_err(key).to_string();
@@ -459,13 +521,13 @@ mod tests {
     #[test]
     fn keys_without_effect_are_told_in_one_line_each() {
         let file =
-            json!({ "apps": [{ "script": "a.js", "uid": "www", "out": "x", "instnaces": 2 }] });
+            json!({ "apps": [{ "script": "a.js", "uid": "www", "gid": "x", "instnaces": 2 }] });
         let warnings = read(&file).expect("warnings only").warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
             warnings.iter().any(|line| line.contains("`instnaces`; did you mean `instances`?"))
         );
-        assert!(warnings.iter().any(|line| line.contains("out") && line.contains("uid")));
+        assert!(warnings.iter().any(|line| line.contains("gid") && line.contains("uid")));
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod address;
 mod app;
 mod bytes;
 mod cron;
+mod date;
 mod ecosystem;
 mod glob;
 mod interpreter;
 mod keys;
+mod logs;
 mod time;
 mod trust;
 mod words;
@@ -23,9 +25,13 @@ pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
 pub use bytes::bytes;
 pub use cron::CronPattern;
+pub use date::DateFormat;
 pub use ecosystem::{Ecosystem, app_values, select};
 pub use glob::glob;
 pub use interpreter::{Interpreter, Plan, PlanError, plan};
+pub use logs::{
+    Combined, LogFile, LogForm, Logs, RawLogs, Rotation, age, numbered as numbered_log,
+};
 pub use time::{milliseconds, seconds};
 pub use trust::{Trust, TrustError};
 pub use words::split as split_words;

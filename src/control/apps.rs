@@ -43,6 +43,21 @@ pub struct Definition {
     pub autostart: bool,
     /// How long a worker may take to end.
     pub kill_timeout: Duration,
+    /// Where the workers' output goes.
+    pub logs: Vec<LogTarget>,
+}
+
+/// A file that workers' output goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// Before a worker's number is put in.
+    pub path: PathBuf,
+    /// Each worker has a file of its own.
+    pub numbered: bool,
+    /// It gets stdout.
+    pub out: bool,
+    /// It gets stderr.
+    pub error: bool,
 }
 
 /// What is run.
@@ -210,8 +225,8 @@ pub struct AppState {
     pub why: Option<String>,
     /// What its router says of itself; none when it does not answer.
     pub status: Option<Snapshot>,
-    /// Where its workers' output goes.
-    pub logs: PathBuf,
+    /// What its router says.
+    pub router_log: PathBuf,
     /// Where its router keeps what must outlive it.
     pub runtime: PathBuf,
 }

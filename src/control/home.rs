@@ -77,6 +77,12 @@ impl Home {
         &self.logs
     }
 
+    /// What the router of an app says.
+    #[must_use]
+    pub fn router_log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{}-router.log", file_name(name)))
+    }
+
     /// What was saved.
     #[must_use]
     pub fn dump(&self) -> PathBuf {

@@ -4,6 +4,6 @@ pub mod admin;
 pub mod apps;
 pub mod home;
 pub mod orders;
+pub mod page;
 pub mod protocol;
 pub mod socket;
-pub mod page;

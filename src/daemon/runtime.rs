@@ -9,8 +9,10 @@
 //! | `keeper` | the socket where the clients are to be had that a dead router had in hand |
 //! | `roll` | the workers that live, and the places they serve |
 //! | `preload/` | the script that they have loaded |
+//! | `ids` | the workers' numbers, if somebody else gives them: see [`crate::supervisor::ids`] |
 //!
-//! A router that ends as it should takes everything along; one that dies leaves it.
+//! A router that ends as it should takes everything along but the `ids`, which are not its own; one
+//! that dies leaves it.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
@@ -184,6 +186,12 @@ impl Runtime {
     #[must_use]
     pub fn preload(&self) -> PathBuf {
         self.directory.join("preload")
+    }
+
+    /// Where the workers' numbers may lie. Whoever has written them takes them away.
+    #[must_use]
+    pub fn ids(&self) -> PathBuf {
+        self.directory.join("ids")
     }
 
     /// What a worker that comes back must know.

@@ -15,7 +15,7 @@ use crate::metrics::snapshot::{Process, Queues, Snapshot, Worker};
 use crate::metrics::{self, Gauges};
 use crate::shard::ring::Mailbox;
 use crate::shard::{Engine, Shared};
-use crate::supervisor::{Ledger, Left, Record, Stage, Standing, Vacancy};
+use crate::supervisor::{Ledger, Left, Record, Stage, Standing, Vacancy, logs};
 use crate::sys::process;
 
 /// What the supervisor has said last.
@@ -59,6 +59,8 @@ pub(super) fn look(
             workers: workers(&view, &shared, preload),
             queues: (0..shared.mailboxes.len()).map(|shard| queues(shard, &shared)).collect(),
             latency: latency.into(),
+            log_lines_dropped: logs::dropped(),
+            log_writes_failed: logs::failed_writes(),
             totals,
         }
     })

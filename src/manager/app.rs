@@ -128,7 +128,10 @@ impl App {
             |error: io::Error| format!("cannot write to {}: {error}", self.directory.display());
         private::directory(&self.directory)
             .map_err(|error| format!("cannot use {}: {error}", self.directory.display()))?;
-        self.record.borrow().write(&self.directory, self.home.logs()).map_err(place)
+        self.record
+            .borrow()
+            .write(&self.directory, &self.home.router_log(&self.name()))
+            .map_err(place)
     }
 
     /// Goes on watching a router that an earlier daemon has started, or starts the one that should
@@ -416,7 +419,7 @@ impl App {
             created: record.created,
             why: life.why.clone(),
             status,
-            logs: self.home.logs().to_owned(),
+            router_log: self.home.router_log(&record.definition.name),
             runtime: self.directory.clone(),
         }
     }

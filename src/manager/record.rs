@@ -50,7 +50,7 @@ impl Record {
     }
 
     /// Writes down what is remembered, and what the app's router and its workers read.
-    pub(super) fn write(&self, directory: &Path, logs: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, directory: &Path, router_log: &Path) -> io::Result<()> {
         private::replace(&directory.join("record.json"), &serde_json::to_vec(self)?)?;
         // The numbers of the workers, by slot: read whenever one is started.
         private::replace(&directory.join("ids"), &serde_json::to_vec(&self.ids)?)?;
@@ -58,7 +58,7 @@ impl Record {
         if let Source::Described(app) = &self.definition.app {
             private::replace(&described, &serde_json::to_vec(app)?)?;
         }
-        let start = self.start(directory, &described, logs);
+        let start = self.start(directory, &described, router_log);
         private::replace(&directory.join("start.json"), &serde_json::to_vec(&start)?)
     }
 
@@ -75,18 +75,14 @@ impl Record {
         let _kept = fs::remove_dir(directory);
     }
 
-    fn start<'a>(&'a self, directory: &Path, described: &Path, logs: &Path) -> Start<'a> {
-        let Definition { options, environment, name, .. } = &self.definition;
+    fn start<'a>(&'a self, directory: &Path, described: &Path, router_log: &Path) -> Start<'a> {
+        let Definition { options, environment, .. } = &self.definition;
         let mut variables: Vec<(&str, String)> =
             environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        let router_log = logs.join(format!("{}-router.log", crate::control::home::file_name(name)));
         // What the operator says on the command line, or in his environment, is stronger.
-        for (variable, value) in
-            [("ROUTER_LOG_FILE", &router_log), ("ROUTER_LOG_DIR", &logs.to_owned())]
-        {
-            if environment.get(variable).is_none_or(String::is_empty) {
-                variables.push((variable, value.display().to_string()));
-            }
+        let said = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+        if !said("ROUTER_LOG_FILE") {
+            variables.push(("ROUTER_LOG_FILE", router_log.display().to_string()));
         }
         let ours = ["--workers=", "--runtime-dir="];
         let others =

@@ -156,6 +156,12 @@ impl Collector for Exposition {
         let help = "Sessions known by announcement; ids that name their worker need none";
         gauge(&mut to, "announced_sessions", help, None, alone(int(now.announced_sessions)))?;
         self.queues(&mut to)?;
+        let help = "Lines of workers that their log files were too slow for";
+        let lines = [(Labels::new(), now.log_lines_dropped)];
+        counter(&mut to, "log_lines_dropped", help, None, lines)?;
+        let help = "Writes to workers' log files that failed, and were tried again";
+        let writes = [(Labels::new(), now.log_writes_failed)];
+        counter(&mut to, "log_writes_failed", help, None, writes)?;
         self.totals(&mut to)?;
         let latency = now.latency.iter();
         let latency =

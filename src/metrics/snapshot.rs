@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub queues: Vec<Queues>,
     /// How long connections that a worker took were in the router's hands, by [`super::latency::Way::name`].
     pub latency: BTreeMap<String, Recorded>,
+    /// Lines that the workers' log files were too slow for.
+    pub log_lines_dropped: u64,
+    /// Writes to the workers' log files that failed.
+    pub log_writes_failed: u64,
     /// Sums over the shards, by [`super::Counter::name`]; and `handed_off`, the sum of those by reason.
     pub totals: BTreeMap<String, u64>,
 }
@@ -66,7 +70,7 @@ pub struct Process {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its slot.
     pub slot: u16,

@@ -31,6 +31,10 @@ pub struct Left {
     pub started: u64,
     /// How far it is.
     pub stage: Stage,
+    /// Its number, which its log files are called by; `None` in what an older router has left: its
+    /// slot.
+    #[serde(default)]
+    pub number: Option<u32>,
 }
 
 impl Left {
@@ -38,6 +42,11 @@ impl Left {
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         matches!(self.stage, Stage::Ready | Stage::Draining)
+    }
+
+    /// Its number in its log files.
+    pub(super) fn number(&self) -> u32 {
+        self.number.unwrap_or_else(|| self.worker.slot.into())
     }
 
     /// Whether the very process still lives.

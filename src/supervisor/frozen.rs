@@ -27,6 +27,9 @@ pub struct Frozen {
     pub(super) fatal: Option<String>,
     /// How many workers the settings asked for.
     pub(super) configured: u16,
+    /// Lines that log files have lost, and writes that failed.
+    #[serde(default)]
+    pub(super) log_failures: (u64, u64),
 }
 
 /// A process that has not been reaped.
@@ -39,6 +42,9 @@ pub(super) struct Process {
     /// It is not our child.
     pub(super) orphan: bool,
     pub(super) rest: Rest,
+    /// See [`super::estate::Left`].
+    #[serde(default)]
+    pub(super) number: Option<u32>,
     /// Where its pipes lie among the descriptors that cross.
     places: [u32; 2],
     #[serde(skip)]
@@ -50,8 +56,8 @@ impl Process {
     pub(super) fn new(left: &Left, orphan: bool, output: Option<([OwnedFd; 2], Rest)>) -> Self {
         let (pipes, rest) = output.unzip();
         let rest = rest.unwrap_or_default();
-        let Left { worker, pid, started, .. } = *left;
-        Self { worker, pid, started, orphan, rest, places: [u32::MAX; 2], pipes }
+        let Left { worker, pid, started, number, .. } = *left;
+        Self { worker, pid, started, orphan, rest, number, places: [u32::MAX; 2], pipes }
     }
 
     /// Its pipes, if they have crossed.

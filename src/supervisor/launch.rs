@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::unistd::Pid;
 
 use super::LanePair;
-use super::output::Printer;
+use super::logs::Outlet;
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
 use crate::config::{App, Config, Mode};
@@ -31,12 +31,14 @@ pub(super) struct Launched {
     pub(super) output: Reader,
 }
 
-/// Starts a worker's process. `unique` is a number no other process of this run has had.
+/// Starts a worker's process. `unique` is a number no other process of this run has had, `number` is
+/// the worker's in its log files.
 pub(super) fn launch(
     config: &Config,
     id: WorkerId,
     unique: u32,
-    printer: &Printer,
+    number: u32,
+    outlets: [Outlet; 2],
     preload: Option<&Preload>,
 ) -> io::Result<Launched> {
     let (ours, theirs) = process::channel_pair()?;
@@ -50,7 +52,7 @@ pub(super) fn launch(
     let Spawned { pid, stdout, stderr } = process::spawn(Spawn {
         program: program(&config.app),
         args: &arguments(&config.app, preload),
-        env: &environment(config, id, unique, preload),
+        env: &environment(config, id, unique, number, preload),
         unset: &NEVER_INHERITED,
         cwd: &config.app.cwd,
         channel: theirs,
@@ -58,7 +60,7 @@ pub(super) fn launch(
         outlives: config.app.mode == Mode::Fork || preload.is_some_and(Preload::outlives),
     })?;
     let pipes = [stdout, stderr];
-    let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, printer)?;
+    let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, outlets)?;
     Ok(Launched { pid, channel: ours, lane, output })
 }
 
@@ -82,15 +84,15 @@ fn environment(
     config: &Config,
     id: WorkerId,
     unique: u32,
+    number: u32,
     preload: Option<&Preload>,
 ) -> Vec<(OsString, OsString)> {
-    let slot = id.slot.to_string();
     let operators = config.app.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     // Last, so that nothing the operator sets can take a worker's channel away.
     let app = &config.app;
     let ours = [
-        (app.instance_var.as_str(), slot.clone()),
-        ("pm_id", slot),
+        (app.instance_var.as_str(), id.slot.to_string()),
+        ("pm_id", number.to_string()),
         ("name", app.name.clone()),
         ("namespace", app.namespace.clone()),
         ("exec_mode", format!("{}_mode", app.mode.as_str())),
@@ -127,7 +129,7 @@ mod tests {
         assert_eq!(arguments(&app, None), ["--inspect", "/srv/app.js", "--x"]);
         let config = Config::fixture(app);
         let id = WorkerId { slot: 2, generation: 5 };
-        let environment = environment(&config, id, 7, None);
+        let environment = environment(&config, id, 7, 40, None);
         let last = |name: &str| {
             let found = environment.iter().rfind(|(key, _)| key == name);
             found.map(|(_, value)| value.to_string_lossy().into_owned())
@@ -135,6 +137,7 @@ mod tests {
         assert_eq!(last("NODE_CHANNEL_FD").as_deref(), Some("3"));
         assert_eq!(last("NODE_UNIQUE_ID").as_deref(), Some("7"));
         assert_eq!(last("NODE_APP_INSTANCE").as_deref(), Some("2"));
+        assert_eq!(last("pm_id").as_deref(), Some("40"));
         assert_eq!(last("NODE_CHANNEL_SERIALIZATION_MODE").as_deref(), Some("advanced"));
     }
 }

@@ -1,4 +1,5 @@
-//! A worker's output pipes, read to their end on the control thread; lines go to the printer.
+//! A worker's output pipes, read to their end on the control thread; lines go to the printer and to
+//! the log files.
 //!
 //! The reading can be stopped between two reads and resumed by another process: what has been read
 //! of an unfinished line goes along.
@@ -8,12 +9,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe;
-use tokio::task::JoinHandle;
+use tokio::task::{self, JoinHandle};
 
 use super::lines::{Lines, Tail};
-use super::output::{Printer, Stream};
+use super::logs::{Chunk, Outlet};
+use super::output::Stream;
 use crate::config::LogFormat;
 use crate::route::WorkerId;
 
@@ -51,22 +55,23 @@ impl Reader {
         format: LogFormat,
         app: &str,
         worker: WorkerId,
-        printer: &Printer,
+        outlets: [Outlet; 2],
     ) -> io::Result<Self> {
         let mut tail = Tail::default();
         rest.tail.iter().for_each(|line| tail.push(line.as_bytes()));
         let tail = Arc::new(Mutex::new(tail));
         let [out, err] = pipes;
         let [open_out, open_err] = rest.open;
-        let start = |stream, pipe: OwnedFd, open, tail| -> io::Result<Reading> {
+        let [to_out, to_err] = outlets;
+        let start = |stream, pipe: OwnedFd, open, outlet, tail| -> io::Result<Reading> {
             let pipe = Rc::new(pipe::Receiver::from_owned_fd(pipe)?);
             let lines = Arc::new(Mutex::new(Lines::resume(open)));
             let label = Label::new(format, app, worker.slot, stream);
-            let reading = read(Rc::clone(&pipe), Arc::clone(&lines), label, printer.clone(), tail);
-            Ok(Reading { pipe, lines, task: tokio::task::spawn_local(reading) })
+            let reading = read(Rc::clone(&pipe), Arc::clone(&lines), label, outlet, tail);
+            Ok(Reading { pipe, lines, task: task::spawn_local(reading) })
         };
-        let out = start(Stream::Stdout, out, open_out, None)?;
-        let err = start(Stream::Stderr, err, open_err, Some(Arc::clone(&tail)))?;
+        let out = start(Stream::Stdout, out, open_out, to_out, None)?;
+        let err = start(Stream::Stderr, err, open_err, to_err, Some(Arc::clone(&tail)))?;
         Ok(Self { streams: [out, err], tail })
     }
 
@@ -101,24 +106,33 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads a pipe to its end, prints its lines. Between a read and the next wait nothing can stop it.
+/// Reads a pipe to its end, passes its lines on. Between a read and the next wait nothing can stop it.
 async fn read(
     pipe: Rc<pipe::Receiver>,
     lines: Arc<Mutex<Lines>>,
     label: Label,
-    printer: Printer,
+    outlet: Outlet,
     tail: Option<Arc<Mutex<Tail>>>,
 ) {
     let mut buffer = vec![0; READ_SIZE];
     loop {
+        // A worker that writes without a pause would have its pipe never run dry, and nobody else
+        // would have a turn.
+        task::yield_now().await;
         let read = match pipe.readable().await.and_then(|()| pipe.try_read(&mut buffer)) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => 0,
         };
-        let (mut printed, mut count) = (Vec::new(), 0);
+        let (mut printed, mut text, mut count) = (Vec::new(), Vec::new(), 0);
         let mut take = |line: &[u8]| {
-            label.render(line, &mut printed);
+            if outlet.printer.is_some() {
+                label.render(line, &mut printed);
+            }
+            if !outlet.files.is_empty() {
+                text.extend_from_slice(line);
+                text.push(b'\n');
+            }
             count += 1;
             if let Some(tail) = &tail {
                 lock(tail).push(line);
@@ -130,10 +144,24 @@ async fn read(
             lock(&lines).push(&buffer[..read], &mut take);
         }
         if count > 0 {
-            printer.print(label.stream, printed, count);
+            outlet.pass_on(label.stream, printed, text, count);
         }
         if read == 0 {
             return;
+        }
+    }
+}
+
+impl Outlet {
+    /// `printed` is for the printer, `text` for the files.
+    fn pass_on(&self, stream: Stream, printed: Vec<u8>, text: Vec<u8>, lines: u64) {
+        if let Some(printer) = &self.printer {
+            printer.print(stream, printed, lines);
+        }
+        if !self.files.is_empty() {
+            let (number, at, text) = (self.number, Timestamp::now(), Bytes::from(text));
+            let chunk = Chunk { stream, number, at, text, lines };
+            self.files.iter().for_each(|file| file.push(chunk.clone()));
         }
     }
 }

@@ -21,10 +21,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, 
 use super::estate::{Estate, Left};
 use super::fleet::{End, Fleet, News};
 use super::frozen::{self, Frozen};
+use super::ids::Ids;
 use super::launch::{self, Launched};
 use super::lines::Tail;
+use super::logs;
 use super::orders::{Order, Orders};
-use super::output::{self, Printer};
+use super::output;
 use super::preload::{Part, Preload};
 use super::reader::{Reader, Rest};
 use super::table::{Moment, Rules};
@@ -56,7 +58,8 @@ const WEIGH: Duration = Duration::from_secs(2);
 
 /// Starts the app's workers and keeps them running until a signal, or until none will run again.
 ///
-/// `part` is what the workers' preload shall do; none: nothing is loaded into them.
+/// `part` is what the workers' preload shall do; none: nothing is loaded into them. `ids` has the
+/// workers' numbers.
 ///
 /// Call it on a tokio current-thread runtime with I/O and time. Returns an error only when the
 /// signals cannot be watched.
@@ -67,6 +70,7 @@ pub async fn run(
     mut events: UnboundedReceiver<Event>,
     mut ordered: UnboundedReceiver<Order>,
     origin: Origin,
+    ids: Ids,
 ) -> io::Result<Ended> {
     let preload = match part.map(Preload::write).transpose() {
         Ok(preload) => preload,
@@ -93,6 +97,7 @@ pub async fn run(
     let mut supervisor = Supervisor {
         config,
         preload,
+        ids,
         plane,
         fleet: Fleet::new(rules),
         processes: HashMap::new(),
@@ -214,6 +219,8 @@ impl From<Event> for Turn {
 struct Process {
     worker: WorkerId,
     started: u64,
+    /// Its number in its log files.
+    number: u32,
     /// By this an orphan is signalled: nobody keeps its pid for us.
     orphan: Option<Rc<PidFd>>,
     /// `None`: nobody reads it any more.
@@ -223,6 +230,7 @@ struct Process {
 struct Supervisor<'a, P> {
     config: &'a Config,
     preload: Option<Preload>,
+    ids: Ids,
     plane: &'a mut P,
     fleet: Fleet<'a>,
     /// Invariant: our children that have not been reaped, so that a pid here is never another
@@ -260,13 +268,17 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     /// Goes on where another has stopped.
     fn thaw(&mut self, frozen: Frozen) {
-        let Frozen { books, processes, untold, fatal, unique, configured, .. } = frozen;
+        let Frozen { books, processes, untold, fatal, unique, configured, log_failures, .. } =
+            frozen;
+        let (dropped, failed) = log_failures;
+        logs::count_from(dropped, failed);
         let rules = self.fleet.rules();
         (self.fleet, self.unique, self.fatal) = (Fleet::thaw(rules, books), unique, fatal);
         for mut process in processes {
             let rest = std::mem::take(&mut process.rest);
             let pipes = process.take_pipes().ok_or_else(|| io::Error::other("it has no pipes"));
-            let frozen::Process { worker, pid, started, orphan, .. } = process;
+            let frozen::Process { worker, pid, started, orphan, number, .. } = process;
+            let number = number.unwrap_or_else(|| worker.slot.into());
             let orphan = if orphan {
                 match self.watch(pid, started) {
                     Ok(process) => Some(process),
@@ -280,8 +292,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
             } else {
                 None
             };
-            let output = self.read(worker, pipes, rest);
-            let process = Process { worker, started, orphan, output };
+            let output = self.read(worker, number, pipes, rest);
+            let process = Process { worker, started, number, orphan, output };
             self.processes.insert(Pid::from_raw(pid), process);
         }
         for (worker, exit) in untold {
@@ -301,7 +313,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn adopt(&mut self, estate: &Estate, within: Duration) {
         self.unique = estate.unique;
         let mut found = Vec::new();
-        for Left { worker, pid, started, stage } in estate.left().iter().copied() {
+        for left in estate.left().iter().copied() {
+            let (number, Left { worker, pid, started, stage, .. }) = (left.number(), left);
             let Ok(orphan) = self.watch(pid, started) else {
                 // It has ended by now: nobody waits for it.
                 self.plane.detach(worker);
@@ -310,8 +323,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
             let orphan = Some(orphan);
             let descriptor = |number| process::read_end(Pid::from_raw(pid), number);
             let pipes = descriptor(STDOUT).and_then(|out| Ok([out, descriptor(STDERR)?]));
-            let output = self.read(worker, pipes, Rest::default());
-            let process = Process { worker, started, orphan, output };
+            let output = self.read(worker, number, pipes, Rest::default());
+            let process = Process { worker, started, number, orphan, output };
             self.processes.insert(Pid::from_raw(pid), process);
             found.push((worker, stage));
         }
@@ -358,13 +371,14 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn read(
         &mut self,
         worker: WorkerId,
+        number: u32,
         pipes: io::Result<[OwnedFd; 2]>,
         rest: Rest,
     ) -> Option<Reader> {
         let Config { log, app, .. } = self.config;
-        let printer = output::printer();
+        let outlets = logs::outlets(self.config, number, output::printer());
         let output = pipes
-            .and_then(|pipes| Reader::start(pipes, rest, *log, &app.name, worker, printer))
+            .and_then(|pipes| Reader::start(pipes, rest, *log, &app.name, worker, outlets))
             .inspect_err(|error| tracing::error!(%worker, %error, "the worker's output is lost"))
             .ok()?;
         self.tails.insert(worker, output.tail());
@@ -375,8 +389,8 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn bequeath(&mut self) {
         let left = self.processes.iter().filter_map(|(pid, process)| {
             let stage = self.fleet.stage(process.worker)?;
-            let Process { worker, started, .. } = *process;
-            Some(Left { worker, pid: pid.as_raw(), started, stage })
+            let Process { worker, started, number, .. } = *process;
+            Some(Left { worker, pid: pid.as_raw(), started, stage, number: Some(number) })
         });
         let mut left: Vec<Left> = left.collect();
         left.sort_unstable_by_key(|left| left.worker);
@@ -387,13 +401,14 @@ impl<P: DataPlane> Supervisor<'_, P> {
     fn freeze(self, now: Moment) -> io::Result<Ended> {
         let fleet = &self.fleet;
         let processes = self.processes.into_iter().map(|(pid, process)| {
-            let Process { worker, started, orphan, output } = process;
+            let Process { worker, started, number, orphan, output } = process;
             let stopped = output.map(Reader::stop).transpose();
             let stopped = stopped.inspect_err(|error| {
                 tracing::error!(%worker, %error, "the worker's output is lost");
             });
             let stage = fleet.stage(worker).unwrap_or(Stage::Stopping);
-            let left = Left { worker, pid: pid.as_raw(), started, stage };
+            let (pid, number) = (pid.as_raw(), Some(number));
+            let left = Left { worker, pid, started, stage, number };
             frozen::Process::new(&left, orphan.is_some(), stopped.ok().flatten())
         });
         Ok(Ended::Frozen(Box::new(Frozen {
@@ -404,6 +419,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
             books: self.fleet.freeze(),
             unique: self.unique,
             configured: self.config.app.workers,
+            log_failures: (logs::dropped(), logs::failed_writes()),
         })))
     }
 
@@ -676,16 +692,18 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn spawn(&mut self, worker: WorkerId) {
         self.unique += 1;
-        let printer: &Printer = output::printer();
+        let number = self.ids.number(worker.slot);
+        let outlets = logs::outlets(self.config, number, output::printer());
         let preload = self.preload.as_ref();
-        match launch::launch(self.config, worker, self.unique, printer, preload) {
+        match launch::launch(self.config, worker, self.unique, number, outlets, preload) {
             Ok(Launched { pid, channel, lane, output }) => {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
                 self.forget_tails(worker.slot);
                 self.tails.insert(worker, output.tail());
                 // It is our child and not reaped, so that it has a line in /proc, if there is one.
                 let started = process::started(pid).unwrap_or(0);
-                let process = Process { worker, started, orphan: None, output: Some(output) };
+                let output = Some(output);
+                let process = Process { worker, started, number, orphan: None, output };
                 self.processes.insert(pid, process);
                 self.plane.attach(worker, channel, lane);
                 if self.forks() && !self.config.app.wait_ready {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, timeout};
 
+use super::ids::Ids;
 use super::*;
 use crate::config::{App, Config};
 use crate::sys::process;
@@ -144,7 +145,7 @@ fn supervise(
         let began = Instant::now();
         let run = timeout(
             Duration::from_secs(20),
-            run(config, None, &mut plane, received, nobody(), Origin::Fresh),
+            run(config, None, &mut plane, received, nobody(), Origin::Fresh, Ids::slots()),
         )
         .await;
         let Ended::Over(outcome) = run.expect("it ends in time").expect("signals can be watched")
@@ -162,7 +163,8 @@ fn supervise_across_an_upgrade(config: &Config, signal: Signal) -> (Outcome, Vec
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
         let (events, received) = unbounded_channel();
         let mut plane = Notebook { freezes: true, ..notebook(events, Some(signal), Ok(())) };
-        let before = run(config, None, &mut plane, received, nobody(), Origin::Fresh).await;
+        let before =
+            run(config, None, &mut plane, received, nobody(), Origin::Fresh, Ids::slots()).await;
         let Ended::Frozen(frozen) = before.expect("signals can be watched") else {
             panic!("it was frozen");
         };
@@ -170,7 +172,8 @@ fn supervise_across_an_upgrade(config: &Config, signal: Signal) -> (Outcome, Vec
         let frozen = serde_json::from_slice(&bytes).expect("as written");
         let (events, received) = unbounded_channel();
         plane.events = events;
-        let after = run(config, None, &mut plane, received, nobody(), Origin::Frozen(frozen));
+        let after =
+            run(config, None, &mut plane, received, nobody(), Origin::Frozen(frozen), Ids::slots());
         let after = timeout(Duration::from_secs(20), after).await.expect("it ends in time");
         let Ended::Over(outcome) = after.expect("signals can be watched") else {
             panic!("nobody froze it again");

@@ -1,0 +1,270 @@
+//! What the workers print, read from their log files: the last lines, and then what comes.
+//!
+//! Nobody but the disk is asked for it: however slowly it is read here, no worker and no router is
+//! held up.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use jiff::Zoned;
+use serde_json::json;
+
+use super::commands::Logs;
+use crate::config::numbered_log;
+use crate::control::apps::AppState;
+
+/// How much of the end of a file is looked at for its last lines, in bytes.
+const LAST_MAX: u64 = 1 << 20;
+
+/// How much of a file is read in one turn, in bytes: the others have theirs.
+const TURN_MAX: u64 = 1 << 20;
+
+/// A longer line is shown in pieces, in bytes.
+const LINE_MAX: usize = 1 << 20;
+
+/// A log of a worker's, or of a router's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    app: String,
+    /// The worker's number; none: several write there, or the router.
+    id: Option<u32>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Out,
+    Error,
+    Router,
+}
+
+/// The files of an app's workers.
+pub(super) fn worker_files(app: &AppState) -> Vec<LogFile> {
+    let name = &app.definition.name;
+    let mut files: Vec<LogFile> = Vec::new();
+    for target in &app.definition.logs {
+        let kind = if target.out { Kind::Out } else { Kind::Error };
+        let ids = app.ids.iter().map(|id| Some(*id));
+        for id in ids {
+            let path = match id {
+                Some(id) if target.numbered => numbered_log(&target.path, id),
+                _ => target.path.clone(),
+            };
+            if let Some(same) = files.iter_mut().find(|file| file.path == path) {
+                same.id = same.id.filter(|same| Some(*same) == id);
+            } else {
+                files.push(LogFile { path, app: name.clone(), id, kind });
+            }
+        }
+    }
+    files
+}
+
+/// All files of an app.
+pub(super) fn files(app: &AppState) -> Vec<PathBuf> {
+    let workers = worker_files(app).into_iter().map(|file| file.path);
+    workers.chain([app.router_log.clone()]).collect()
+}
+
+/// Files that are read as they grow.
+#[derive(Debug)]
+pub(super) struct Tail<'a> {
+    wanted: &'a Logs,
+    colored: bool,
+    reading: Vec<Reading>,
+    known: HashMap<PathBuf, usize>,
+    started: bool,
+}
+
+#[derive(Debug)]
+struct Reading {
+    log: LogFile,
+    open: Option<(File, u64)>,
+    /// A line that has not ended.
+    rest: Vec<u8>,
+}
+
+impl<'a> Tail<'a> {
+    pub(super) fn new(wanted: &'a Logs, colored: bool) -> Self {
+        Self { wanted, colored, reading: Vec::new(), known: HashMap::new(), started: false }
+    }
+
+    /// Reads the logs of these apps, too.
+    pub(super) fn add(&mut self, apps: &[AppState]) -> Result<()> {
+        for app in apps {
+            let router = LogFile {
+                path: app.router_log.clone(),
+                app: app.definition.name.clone(),
+                id: None,
+                kind: Kind::Router,
+            };
+            for log in worker_files(app).into_iter().chain([router]) {
+                let shown = match log.kind {
+                    Kind::Out => !self.wanted.err,
+                    Kind::Error => !self.wanted.out,
+                    Kind::Router => !self.wanted.out && !self.wanted.err,
+                };
+                if !shown || self.known.contains_key(&log.path) {
+                    continue;
+                }
+                self.known.insert(log.path.clone(), self.reading.len());
+                let mut reading = Reading { log, open: None, rest: Vec::new() };
+                if self.started {
+                    // All of it is new.
+                    reading.open()?;
+                }
+                self.reading.push(reading);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last lines of all files, the oldest file's first.
+    pub(super) fn last(&mut self) -> Result<Vec<u8>> {
+        self.started = true;
+        let mut shown = Vec::new();
+        let modified = |reading: &Reading| {
+            let found =
+                reading.log.path.metadata().ok().map(|found| (found.mtime(), found.mtime_nsec()));
+            found.unwrap_or_default()
+        };
+        self.reading.sort_by_key(modified);
+        let (wanted, colored) = (self.wanted, self.colored);
+        for reading in &mut self.reading {
+            reading.open()?;
+            let text = reading.last()?;
+            let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+            let kept = &lines[lines.len().saturating_sub(wanted.lines)..];
+            for line in kept {
+                label(&reading.log, wanted, colored, line.trim_ascii_end(), &mut shown);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// What came since.
+    pub(super) fn more(&mut self) -> Result<Vec<u8>> {
+        let mut shown = Vec::new();
+        let (wanted, colored) = (self.wanted, self.colored);
+        for reading in &mut self.reading {
+            let grown = reading.more()?;
+            reading.rest.extend_from_slice(&grown);
+            let whole = match reading.rest.iter().rposition(|byte| *byte == b'\n') {
+                Some(end) => end + 1,
+                None if reading.rest.len() >= LINE_MAX => reading.rest.len(),
+                None => continue,
+            };
+            let rest = reading.rest.split_off(whole);
+            let lines = std::mem::replace(&mut reading.rest, rest);
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                label(&reading.log, wanted, colored, line, &mut shown);
+            }
+        }
+        Ok(shown)
+    }
+}
+
+impl Reading {
+    /// Opens it, if it is there.
+    fn open(&mut self) -> Result<()> {
+        match File::open(&self.log.path) {
+            Ok(file) => self.open = Some((file, 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read {}", self.log.path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of it, from the beginning of a line.
+    fn last(&mut self) -> Result<Vec<u8>> {
+        let Some((file, offset)) = &mut self.open else { return Ok(Vec::new()) };
+        let length = file.metadata()?.len();
+        let from = length.saturating_sub(LAST_MAX);
+        file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        file.take(length - from).read_to_end(&mut text)?;
+        *offset = length;
+        if from > 0
+            && let Some(end) = text.iter().position(|byte| *byte == b'\n')
+        {
+            text.drain(..=end);
+        }
+        Ok(text)
+    }
+
+    /// What was appended; of a file that took this one's place, all.
+    fn more(&mut self) -> Result<Vec<u8>> {
+        if self.open.is_none() {
+            self.open()?;
+        }
+        let Some((file, offset)) = &mut self.open else { return Ok(Vec::new()) };
+        let mut text = Vec::new();
+        let length = file.metadata()?.len();
+        if length < *offset {
+            // It was emptied.
+            *offset = 0;
+        }
+        file.seek(SeekFrom::Start(*offset))?;
+        *offset += u64::try_from(file.take(TURN_MAX).read_to_end(&mut text)?).unwrap_or_default();
+        let same =
+            |one: &Metadata, other: &Metadata| one.ino() == other.ino() && one.dev() == other.dev();
+        if text.is_empty() {
+            // The old one is read to its end before the new one is begun.
+            match self.log.path.metadata() {
+                Ok(found) if same(&found, &file.metadata()?) => {}
+                Ok(_) => self.open()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn label(log: &LogFile, wanted: &Logs, colored: bool, line: &[u8], shown: &mut Vec<u8>) {
+    let who = log.id.map_or_else(
+        || if log.kind == Kind::Router { "router".to_owned() } else { "all".to_owned() },
+        |id| id.to_string(),
+    );
+    if wanted.json {
+        let kind = match log.kind {
+            Kind::Out => "out",
+            Kind::Error => "err",
+            Kind::Router => "router",
+        };
+        let object = json!({
+            "message": String::from_utf8_lossy(line),
+            "timestamp": Zoned::now().timestamp().to_string(),
+            "type": kind,
+            "process_id": log.id,
+            "app_name": log.app,
+        });
+        shown.extend_from_slice(object.to_string().as_bytes());
+    } else {
+        if !wanted.raw {
+            let time = if wanted.timestamp {
+                Zoned::now().strftime("%Y-%m-%dT%H:%M:%S ").to_string()
+            } else {
+                String::new()
+            };
+            let (on, off) = match (colored, log.kind) {
+                (false, _) => ("", ""),
+                (true, Kind::Out) => ("\x1b[32m", "\x1b[0m"),
+                (true, Kind::Error) => ("\x1b[31m", "\x1b[0m"),
+                (true, Kind::Router) => ("\x1b[34m", "\x1b[0m"),
+            };
+            shown.extend_from_slice(format!("{on}{time}{who}|{} |{off} ", log.app).as_bytes());
+        }
+        shown.extend_from_slice(line);
+    }
+    shown.push(b'\n');
+}
