@@ -35,7 +35,7 @@ pub(super) struct CommandLine {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run an app, or all apps of an ecosystem file, in the background; or those that were stopped
-    Start(Start),
+    Start(Box<Start>),
     /// End apps; they are remembered
     Stop(Targets),
     /// End the workers and start them again; of an ecosystem file, as it is now

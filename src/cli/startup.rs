@@ -29,13 +29,13 @@ pub(super) fn install(startup: &Startup) -> Result<ExitCode> {
     let name = name(startup.service_name.as_deref(), &user.name);
     if !nix::unistd::geteuid().is_root() {
         let program = env::current_exe()?;
-        return Ok(say(&format!(
+        return say(&format!(
             "only root can do that:\n\n    sudo {} startup systemd -u {} --hp {}\n",
             program.display(),
             user.name,
             directory.display()
         ))
-        .map(|_| ExitCode::FAILURE)?);
+        .map(|_| ExitCode::FAILURE);
     }
     let path = Path::new(UNITS).join(&name);
     fs::write(&path, unit).with_context(|| format!("cannot write {}", path.display()))?;

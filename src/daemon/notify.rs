@@ -5,10 +5,6 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::ffi::OsString;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -22,9 +18,8 @@ use crate::shard::Shared;
 use crate::shard::ring::Mail;
 use crate::supervisor::Standing;
 use crate::sys::clock::monotonic;
+use crate::sys::socket;
 
-/// How long the control thread waits for a manager that does not read.
-const PATIENCE: Duration = Duration::from_millis(100);
 /// The time between two reports on how the workers stand. What changes sooner is held back.
 const STATUS_GAP: Duration = Duration::from_secs(1);
 /// How often it is looked whether the shards have answered.
@@ -141,14 +136,9 @@ impl Notifier {
     /// To the manager that the environment names, who knows this much.
     #[must_use]
     pub fn from_environment(told: Told) -> Notify {
-        let manager = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-        let manager = manager.and_then(|name| match reach(&name) {
-            Ok(manager) => Some(manager),
-            Err(error) => {
-                let socket = name.to_string_lossy();
-                tracing::warn!(%socket, %error, "the service manager cannot be told anything");
-                None
-            }
+        let manager = socket::service_manager().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the service manager cannot be told anything");
+            None
         });
         Self::new(manager, told)
     }
@@ -225,18 +215,6 @@ impl Notifier {
             }
         }
     }
-}
-
-/// `/path`, or `@name` for an abstract one.
-fn reach(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
-    let address = match name.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        [b'/', ..] => SocketAddr::from_pathname(OsString::from_vec(name.as_bytes().to_vec()))?,
-        _ => return Err(io::Error::other("it is neither a path nor an abstract name")),
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    Ok((socket, address))
 }
 
 /// How long the manager waits for a sign of life; `None`: it wants none, or another process's.
@@ -317,6 +295,7 @@ mod tests {
     use crate::shard::ring::Mailbox;
     use crate::shard::{MAX_OUT_QUEUE, Settings};
     use crate::sys::wake::Wake;
+    use std::os::linux::net::SocketAddrExt;
 
     const fn standing(ready: usize, reloading: bool) -> Standing {
         Standing { ready, draining: 0, wanted: 2, reloading }
@@ -328,7 +307,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("short");
         let manager = UnixDatagram::bind_addr(&address).expect("nobody else's");
         manager.set_nonblocking(true).expect("ours");
-        let reached = reach(&format!("@{name}").into()).expect("it is there");
+        let reached = socket::reach_manager(format!("@{name}").as_ref()).expect("it is there");
         (manager, Notifier::new(Some(reached), Told::default()))
     }
 
@@ -465,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_manager_is_a_path_or_an_abstract_name() {
-        let address = |name: &str| reach(&name.into()).map(|(_, address)| address);
+        let address = |name: &str| socket::reach_manager(name.as_ref()).map(|(_, address)| address);
         assert!(address("/run/x").expect("a path").as_pathname().is_some());
         assert_eq!(address("@x").expect("a name").as_abstract_name(), Some(&b"x"[..]));
         address("vsock:2:1").expect_err("neither");

@@ -34,13 +34,27 @@ use crate::control::apps::{
 use crate::control::home::Home;
 use crate::control::{orders, socket};
 use crate::supervisor::output;
+use crate::sys::exec;
 use crate::sys::private::{self, Lock, NotPrivate};
+use crate::sys::socket::service_manager as socket_of_service_manager;
 
 /// How long the last answer may take to leave.
 const LAST_ANSWER: Duration = Duration::from_millis(100);
 
+/// How long what was said may take to be written before another program takes over.
+const FLUSH: Duration = Duration::from_millis(300);
+
 /// The most workers of one app.
 const WORKERS_MAX: u16 = crate::config::WORKERS_MAX;
+
+/// How serving came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// There is nothing left to keep.
+    Over,
+    /// Another program is to go on with what is kept.
+    Upgrade,
+}
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -89,22 +103,26 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
             return Err(ManagerError::Taken { home: home.directory().to_owned(), holder });
         }
     };
+    // The terminal that it was started from may go; one that is watched there, or by a service
+    // manager, is the first of its session already, and stays.
+    let _stays = nix::unistd::setsid();
     let program = fs::read_link("/proc/self/exe").map_err(system("the path of this program"))?;
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("the runtime"))?;
-    LocalSet::new().block_on(&tokio, async {
+    let ending = LocalSet::new().block_on(&tokio, async {
         let manager = Rc::new(Manager {
             home: Rc::new(home),
-            program,
+            program: program.clone(),
             apps: RefCell::default(),
             next: Cell::new(0),
-            ending: Notify::new(),
+            ending: Cell::new(None),
+            ends: Notify::new(),
         });
         manager.take_over();
-        if resurrect && let Err(error) = manager.resurrect().await {
-            tracing::error!(error, "what was saved does not run");
+        if resurrect {
+            manager.bring_back().await;
         }
         let socket = manager.home.socket();
         let listener = private::listen(&socket)
@@ -114,12 +132,42 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
             })
             .map_err(system(&socket.display().to_string()))?;
         tracing::info!(socket = %socket.display(), "daemon ready");
-        manager.serve(&listener).await.map_err(system("signals"))?;
-        // It may have been replaced or removed by others.
-        let _removed = fs::remove_file(&socket);
-        Ok(ExitCode::SUCCESS)
-    })
+        tell_service_manager("READY=1");
+        let ending = manager.serve(&listener).await.map_err(system("signals"))?;
+        if ending == Ending::Over {
+            // It may have been replaced or removed by others.
+            let _removed = fs::remove_file(&socket);
+        }
+        Ok(ending)
+    })?;
+    match ending {
+        Ending::Over => Ok(ExitCode::SUCCESS),
+        Ending::Upgrade => {
+            // Everything that is kept is written down, and the next program finds it there.
+            let words: Vec<_> = std::env::args_os().filter(|word| word != "--resurrect").collect();
+            let around: Vec<_> = std::env::vars_os().collect();
+            output::printer().flush(FLUSH);
+            // One that came before the next program has its handlers would end it.
+            exec::hold_signals().map_err(system("signals"))?;
+            let Err(reason) = exec::exec(&program, &words, &around);
+            Err(ManagerError::System { what: program.display().to_string(), reason })
+        }
+    }
 }
+
+/// Tells whoever has started the daemon as a service.
+fn tell_service_manager(text: &str) {
+    let told = socket_of_service_manager().and_then(|manager| match manager {
+        Some((socket, address)) => socket.send_to_addr(text.as_bytes(), &address).map(drop),
+        None => Ok(()),
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, text, "the service manager could not be told");
+    }
+}
+
+/// An app that is meant; and the slots, if only some are.
+type Target = (Rc<App>, Option<Vec<u16>>);
 
 struct Manager {
     home: Rc<Home>,
@@ -129,8 +177,9 @@ struct Manager {
     apps: RefCell<Vec<Rc<App>>>,
     /// The next worker's number.
     next: Cell<u32>,
-    /// All apps have ended, and so shall the daemon.
-    ending: Notify,
+    /// How it is to end, once it is clear.
+    ending: Cell<Option<Ending>>,
+    ends: Notify,
 }
 
 impl Manager {
@@ -163,13 +212,14 @@ impl Manager {
         }
     }
 
-    async fn serve(self: &Rc<Self>, listener: &UnixListener) -> io::Result<()> {
+    async fn serve(self: &Rc<Self>, listener: &UnixListener) -> io::Result<Ending> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
         let mut moved = signal(SignalKind::user_defined1())?;
         // As PM2's: whoever closes the terminal does not mean the apps.
         let mut hangup = signal(SignalKind::hangup())?;
+        exec::release_signals()?;
         let manager = Rc::clone(self);
         let mut serving = std::pin::pin!(socket::serve(listener, move |order: Order| {
             let manager = Rc::clone(&manager);
@@ -178,12 +228,13 @@ impl Manager {
         loop {
             let stop = tokio::select! {
                 never = &mut serving => match never {},
-                () = self.ending.notified() => {
-                    tracing::info!("daemon ends");
+                () = self.ends.notified() => {
+                    let ending = self.ending.get().unwrap_or(Ending::Over);
+                    tracing::info!(?ending, "daemon ends");
                     // The answer to whoever has asked for it is on its way.
                     tokio::select! {
                         never = &mut serving => match never {},
-                        () = sleep(LAST_ANSWER) => return Ok(()),
+                        () = sleep(LAST_ANSWER) => return Ok(ending),
                     }
                 }
                 _ = terminate.recv() => "SIGTERM",
@@ -196,6 +247,7 @@ impl Manager {
                 }
             };
             tracing::info!(signal = stop, "stopping all apps");
+            tell_service_manager("STOPPING=1");
             let manager = Rc::clone(self);
             tokio::task::spawn_local(async move { manager.end().await });
         }
@@ -231,7 +283,7 @@ impl Manager {
             }
             Order::Save => json(&self.save()?),
             Order::Resurrect => json(&self.resurrect().await?),
-            Order::Update => Err("not in this version".to_owned()),
+            Order::Update => json(&self.update().await),
             Order::Kill => {
                 self.end().await;
                 Ok(Value::Null)
@@ -245,7 +297,7 @@ impl Manager {
     }
 
     /// The apps that are meant.
-    fn meant(&self, targets: &[String]) -> Result<Vec<(Rc<App>, Option<Vec<u16>>)>, String> {
+    fn meant(&self, targets: &[String]) -> Result<Vec<Target>, String> {
         let apps = self.apps.borrow();
         let records: Vec<_> = apps.iter().map(|app| app.record.borrow()).collect();
         let known: Vec<Known<'_>> = records
@@ -490,7 +542,47 @@ impl Manager {
         for (app, error) in ended.await.into_iter().filter_map(Result::err) {
             tracing::error!(app, error, "it is left behind");
         }
-        self.ending.notify_one();
+        self.ending.set(Some(Ending::Over));
+        self.ends.notify_one();
+    }
+
+    /// Has every router go on as the program that lies where it lay, and then the daemon.
+    async fn update(self: &Rc<Self>) -> Vec<Outcome> {
+        let apps = self.apps.borrow().clone();
+        let tasks = apps.into_iter().filter(|app| app.runs()).map(|app| {
+            let manager = Rc::clone(self);
+            async move {
+                let _busy = app.busy.lock().await;
+                let outcome = upgrade(&app).await;
+                manager.outcome(&app, None, outcome)
+            }
+        });
+        let outcomes = all(tasks).await;
+        // A program that none of the routers could become is none for the daemon, either.
+        if outcomes.iter().all(|outcome| outcome.error.is_none()) {
+            self.ending.set(Some(Ending::Upgrade));
+            self.ends.notify_one();
+        }
+        outcomes
+    }
+
+    /// What was saved, if anything was: as the host starts.
+    async fn bring_back(self: &Rc<Self>) {
+        if !self.home.dump().exists() {
+            tracing::info!("nothing was saved");
+            return;
+        }
+        match self.resurrect().await {
+            Ok(outcomes) => {
+                for Outcome { name, error, .. } in outcomes {
+                    match error {
+                        None => tracing::info!(app = name, "runs again"),
+                        Some(error) => tracing::error!(app = name, error, "does not run again"),
+                    }
+                }
+            }
+            Err(error) => tracing::error!(error, "what was saved does not run"),
+        }
     }
 
     /// Writes down which apps there are; the daemon need not live for them to be found again.

@@ -101,7 +101,9 @@ mod tests {
         Known { name: "7", namespace: "default", ids: &[5] },
     ];
 
-    fn found(targets: &[&str]) -> Result<Vec<(usize, Option<Vec<u16>>)>, String> {
+    type Found = Vec<(usize, Option<Vec<u16>>)>;
+
+    fn found(targets: &[&str]) -> Result<Found, String> {
         let targets: Vec<String> = targets.iter().map(|target| (*target).to_owned()).collect();
         let meant = meant(&targets, &APPS)?;
         Ok(meant.into_iter().map(|meant| (meant.app, meant.slots)).collect())

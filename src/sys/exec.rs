@@ -70,6 +70,7 @@ pub fn forget(variables: &[&str]) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`forget`]; a name or value that no environment can hold.
+#[expect(clippy::disallowed_methods, reason = "the only thread of a process that has just begun")]
 pub fn replace_environment(stay: &[&str], variables: &[(String, String)]) -> io::Result<()> {
     let impossible = |(name, value): &&(String, String)| {
         name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')

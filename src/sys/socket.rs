@@ -3,12 +3,17 @@
 //! A socket that will be handed to a worker must be non-blocking (Node never sets it and a
 //! blocking one freezes the worker's event loop) and closed on exec; both are set at birth.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -341,4 +346,32 @@ fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Res
     // The pointer is to `value`, of the length given.
     syscall!(setsockopt(socket.as_raw_fd(), level, name, pointer, length))?;
     Ok(())
+}
+/// How long is waited for a service manager that does not read.
+const MANAGER_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The service manager of this process (`NOTIFY_SOCKET`), and a socket to tell it things with.
+///
+/// # Errors
+/// It cannot be reached; the error names it.
+pub fn service_manager() -> io::Result<Option<(UnixDatagram, UnixAddress)>> {
+    let named = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+    let Some(name) = named else { return Ok(None) };
+    let told = |error: io::Error| io::Error::other(format!("{}: {error}", name.to_string_lossy()));
+    reach_manager(&name).map(Some).map_err(told)
+}
+
+/// The manager at `/path`, or `@name` for an abstract one.
+///
+/// # Errors
+/// It is neither, or too long; out of descriptors.
+pub fn reach_manager(name: &OsStr) -> io::Result<(UnixDatagram, UnixAddress)> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => UnixAddress::from_abstract_name(name)?,
+        [b'/', ..] => UnixAddress::from_pathname(name)?,
+        _ => return Err(io::Error::other("it is neither a path nor an abstract name")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(MANAGER_PATIENCE))?;
+    Ok((socket, address))
 }

@@ -3,3 +3,5 @@
 mod control;
 mod day;
 mod fate;
+mod kinds;
+mod output;

@@ -1,0 +1,91 @@
+//! `logs`, `flush` and `reloadLogs`.
+
+use crate::harness::{Home, SOON, until};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+
+/// Says a number on both streams whenever it is asked to, and `count` of them at its start.
+const SPEAKER: &str = "let n = 0;
+const say = () => { console.log(`out ${n}`); console.error(`error ${n}`); n++; };
+for (let i = 0; i < 20; i++) say();
+process.on('SIGUSR2', say);
+setInterval(() => {}, 1e6);
+";
+
+fn speakers(home: &Home) {
+    home.here.write("speaker.js", SPEAKER);
+    home.here.write(
+        "ecosystem.config.js",
+        "module.exports = [{ name: 'speaker', script: 'speaker.js', exec_mode: 'fork', instances: 2 }]",
+    );
+    home.router("start").well();
+    let whole = |id| {
+        let text = fs::read_to_string(home.path().join(format!("logs/speaker-error-{id}.log")));
+        text.is_ok_and(|text| text.contains("error 19\n")).then_some(())
+    };
+    until("what they say", SOON, || whole(0).and(whole(1)));
+}
+
+#[test]
+fn the_last_lines_and_what_comes() {
+    let home = Home::new();
+    speakers(&home);
+    let last = home.router("logs speaker --lines 2 --nostream --out").well().out;
+    let mut lines: Vec<&str> = last.lines().collect();
+    lines.sort_unstable();
+    let expected =
+        ["0|speaker | out 18", "0|speaker | out 19", "1|speaker | out 18", "1|speaker | out 19"];
+    assert_eq!(lines, expected);
+    let raw = home.router("logs 0 --lines 1 --nostream --err --raw").well().out;
+    assert!(raw.lines().any(|line| line == "error 19"), "{raw}");
+    let json = home.router("logs speaker --lines 1 --nostream --err --json").well().out;
+    let parsed: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!((&parsed["message"], &parsed["type"]), (&"error 19".into(), &"err".into()));
+
+    let mut follower = home
+        .command()
+        .args(["logs", "speaker", "--lines", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = channel();
+    let out = BufReader::new(follower.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let comes = |wanted: &str| {
+        let found = until(wanted, SOON, || {
+            let line = lines.recv_timeout(SOON).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+            (line == wanted).then_some(line)
+        });
+        assert_eq!(found, wanted);
+    };
+    // It says that it follows by what it shows.
+    let mut n = 20;
+    until("the first line", SOON, || {
+        home.router("sendSignal SIGUSR2 0").well();
+        n += 1;
+        lines.recv_timeout(std::time::Duration::from_millis(500)).ok()
+    });
+    comes(&format!("0|speaker | error {}", n - 1));
+    // Emptied, and moved away: it goes on.
+    home.router("flush speaker").well();
+    assert_eq!(fs::metadata(home.path().join("logs/speaker-out-1.log")).unwrap().len(), 0);
+    home.router("sendSignal SIGUSR2 1").well();
+    comes("1|speaker | error 20");
+    let log = home.path().join("logs/speaker-out-1.log");
+    fs::rename(&log, home.path().join("logs/moved")).unwrap();
+    home.router("reloadLogs").well();
+    until("the new file", SOON, || log.exists().then_some(()));
+    home.router("sendSignal SIGUSR2 1").well();
+    comes("1|speaker | out 21");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    reader.join().unwrap();
+}
