@@ -18,6 +18,8 @@ use router::ipc::Serialization;
 use router::ipc::frame::{Deframer, MAX_FRAME};
 use router::ipc::message::{Message, read};
 use router::ipc::reply;
+use router::metrics::latency::Way;
+use router::metrics::{Counter, Counters};
 use router::route::WorkerId;
 use router::route::balance::{Balance, pick_by_hash};
 use router::route::roster::{Roster, Standing};
@@ -157,6 +159,26 @@ fn request(c: &mut Criterion, few: bool) {
     });
     group.bench_function("line, no sid, least connection", |b| {
         b.iter(|| route(black_box(HANDSHAKE), &sessions, &roster));
+    });
+    group.finish();
+}
+
+/// What is written down of each hand-off.
+fn count_hand_off(c: &mut Criterion) {
+    let (roster, counters) = (roster(4), Counters::new());
+    let hand_off = |micros| {
+        let latency = Duration::from_micros(micros);
+        counters.handed_off(Counter::HandedOffNamed, Way::Lane, latency);
+        roster.took(worker(2));
+    };
+    assert_eq!(allocations(|| hand_off(black_box(30))), 0, "counting must not allocate");
+    let mut group = c.benchmark_group("count");
+    let mut micros = 0;
+    group.bench_function("a hand-off and its latency", |b| {
+        b.iter(|| {
+            micros = (micros + 7_919) % 1_000_000;
+            hand_off(black_box(micros));
+        });
     });
     group.finish();
 }
@@ -339,6 +361,7 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     request(&mut c, few);
+    count_hand_off(&mut c);
     pick(&mut c);
     sessions(&mut c, few);
     classify(&mut c);

@@ -393,7 +393,7 @@ impl Client {
     }
 
     fn thaw(self, into: &mut Connection, now: Instant) {
-        into.since = now.checked_sub(self.held);
+        into.since = Some(now.checked_sub(self.held).unwrap_or(now));
         into.choice = self.choice;
         into.kind = self.kind;
         into.sid = self.sid.map(|sid| Sid::new(&sid));
