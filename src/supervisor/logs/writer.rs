@@ -98,13 +98,6 @@ impl Writer<'_> {
         for chunk in &work.chunks {
             self.look.render(chunk, &mut self.batch);
         }
-        for (number, lines) in &work.dropped {
-            let text = format!("router: {lines} lines were dropped (worker {number})\n");
-            let (number, text) = (*number, text.into());
-            let at = Timestamp::now();
-            let note = Chunk { stream: Stream::Stderr, number, at, text, lines: 1 };
-            self.look.render(&note, &mut self.batch);
-        }
         if !self.write_out() {
             self.queue.lost(work.chunks.iter().map(|chunk| chunk.lines).sum());
         }
