@@ -206,6 +206,7 @@ fn app_with_a_dependency() -> TempDir {
 /// The bounds of the README's table, as the program has them.
 #[test]
 fn the_readme_tells_the_bounds_that_hold() {
+    use router::supervisor::logs;
     use router::{http::request_line, ipc::frame, shard};
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
     let bounds = [
@@ -224,6 +225,8 @@ fn the_readme_tells_the_bounds_that_hold() {
         ("connections that wait for a session", shard::MAX_PARKED_SESSIONS.to_string()),
         ("sessions", router::route::session_table::MAX_SESSIONS.to_string()),
         ("workers", router::route::MAX_SLOTS.to_string()),
+        ("lines that wait for one log file", format!("{} MiB", logs::QUEUE_MAX >> 20)),
+        ("lines that wait for all log files", format!("{} MiB", logs::QUEUES_MAX >> 20)),
         ("a header of the PROXY protocol", format!("{} bytes", router::http::proxy::MAX_V2)),
         (
             "what is given back of a kept-alive connection",

@@ -36,6 +36,7 @@ use nix::unistd::{AccessFlags, access};
 
 use self::queue::Queue;
 pub(super) use self::queue::{Chunk, Handle};
+pub use self::queue::{QUEUE_MAX, QUEUES_MAX};
 use super::ids::Ids;
 use super::output::Printer;
 use crate::config::{Config, DateFormat, LogFile, LogForm, Rotation};

@@ -14,9 +14,9 @@ use super::Totals;
 use crate::supervisor::output::Stream;
 
 /// How much may wait for one file, in bytes.
-pub(super) const QUEUE_MAX: usize = 4 * 1024 * 1024;
+pub const QUEUE_MAX: usize = 4 * 1024 * 1024;
 /// How much may wait for all files together, in bytes.
-const QUEUES_MAX: usize = 64 * 1024 * 1024;
+pub const QUEUES_MAX: usize = 64 * 1024 * 1024;
 /// How much may wait for one file in any case, in bytes: many that are stuck take nothing from the
 /// others.
 const QUEUE_LEAST: usize = 256 * 1024;
@@ -67,7 +67,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     chunks: VecDeque<Chunk>,
-    /// What `chunks` costs, and what is in the writer's hands; at most [`QUEUE_MAX`].
+    /// What `chunks` costs, and what is in the writer's hands; at most [`QUEUE_MAX`] and a note.
     bytes: usize,
     /// Lines dropped since the file has been told, by the worker's number.
     dropped: BTreeMap<u32, u64>,
@@ -94,8 +94,6 @@ impl State {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) chunks: Vec<Chunk>,
-    /// Lines that were dropped behind them, by the worker's number.
-    pub(super) dropped: BTreeMap<u32, u64>,
     pub(super) reopen: bool,
 }
 
@@ -156,7 +154,7 @@ impl Queue {
     fn push(&self, chunk: Chunk) {
         let (cost, lines, number, at) = (chunk.cost(), chunk.lines, chunk.number, chunk.at);
         let mut state = self.lock();
-        if state.closed || !self.has_room(state.bytes, cost) {
+        if state.closed || !self.has_room(&state, cost) {
             *state.dropped.entry(number).or_default() += lines;
             state.unsaid += lines;
             self.totals.dropped.fetch_add(lines, Ordering::Relaxed);
@@ -165,16 +163,34 @@ impl Queue {
             self.say(said);
             return;
         }
-        state.bytes += cost;
-        self.totals.waiting.fetch_add(cost, Ordering::Relaxed);
-        state.chunks.push_back(chunk);
+        self.note_drops(&mut state, at);
+        self.put(&mut state, chunk);
         drop(state);
         self.changed.notify_one();
     }
 
-    fn has_room(&self, bytes: usize, more: usize) -> bool {
+    fn has_room(&self, state: &State, more: usize) -> bool {
         let all = self.totals.waiting.load(Ordering::Relaxed);
-        bytes + more <= QUEUE_LEAST || bytes + more <= QUEUE_MAX && all + more <= QUEUES_MAX
+        // One long gap is read more easily than many short ones.
+        let most = if state.dropped.is_empty() { QUEUE_MAX } else { QUEUE_MAX / 2 };
+        let after = state.bytes + more;
+        after <= QUEUE_LEAST || after <= most && all + more <= QUEUES_MAX
+    }
+
+    fn put(&self, state: &mut State, chunk: Chunk) {
+        let cost = chunk.cost();
+        state.bytes += cost;
+        self.totals.waiting.fetch_add(cost, Ordering::Relaxed);
+        state.chunks.push_back(chunk);
+    }
+
+    /// Has the file say what is missing, where it is missing.
+    fn note_drops(&self, state: &mut State, at: Timestamp) {
+        for (number, lines) in mem::take(&mut state.dropped) {
+            let text = format!("router: {lines} lines were dropped (worker {number})\n").into();
+            // No worker's line: nobody misses it.
+            self.put(state, Chunk { stream: Stream::Stderr, number, at, text, lines: 0 });
+        }
     }
 
     /// Waits for work, at most so long. `None`: there is none and will be none. What the work before
@@ -207,6 +223,10 @@ impl Queue {
             return None;
         }
         let mut work = Work { reopen: mem::take(&mut state.reopen), ..Work::default() };
+        let now = Timestamp::now();
+        if state.chunks.is_empty() {
+            self.note_drops(&mut state, now);
+        }
         let (mut bytes, mut lines) = (0, 0);
         while bytes < BATCH
             && let Some(chunk) = state.chunks.pop_front()
@@ -215,11 +235,7 @@ impl Queue {
             lines += chunk.lines;
             work.chunks.push(chunk);
         }
-        if state.chunks.is_empty() {
-            work.dropped = mem::take(&mut state.dropped);
-        }
-        let now = Timestamp::now();
-        if !work.chunks.is_empty() || !work.dropped.is_empty() {
+        if !work.chunks.is_empty() {
             state.in_hand = Some((lines, now));
         }
         let said = sayable(&mut state, now);

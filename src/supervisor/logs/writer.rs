@@ -21,8 +21,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How soon a file that would block is tried again: a terminal, or a pipe that somebody else has made
 /// non-blocking.
 const RETRY_SOON: Duration = Duration::from_millis(10);
-/// How often it is tried when nobody writes there any more; then the lines are given up.
-const LAST_TRIES: u32 = 10;
+/// For how long it is tried when nobody writes there any more; then the lines are given up.
+const LAST_TRIES: Duration = Duration::from_secs(10);
 /// How soon a rotation is tried again that has failed.
 const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 /// How soon when the names of this second are used up.
@@ -98,13 +98,6 @@ impl Writer<'_> {
         for chunk in &work.chunks {
             self.look.render(chunk, &mut self.batch);
         }
-        for (number, lines) in &work.dropped {
-            let text = format!("router: {lines} lines were dropped (worker {number})\n");
-            let (number, text) = (*number, text.into());
-            let at = Timestamp::now();
-            let note = Chunk { stream: Stream::Stderr, number, at, text, lines: 1 };
-            self.look.render(&note, &mut self.batch);
-        }
         if !self.write_out() {
             self.queue.lost(work.chunks.iter().map(|chunk| chunk.lines).sum());
         }
@@ -113,7 +106,7 @@ impl Writer<'_> {
 
     /// Writes the batch, however long that takes. False: it is given up.
     fn write_out(&mut self) -> bool {
-        let mut tries_left = LAST_TRIES;
+        let mut left = LAST_TRIES;
         while self.written < self.batch.len() {
             let pause = match self.write_some() {
                 Ok(()) => continue,
@@ -123,14 +116,14 @@ impl Writer<'_> {
                     _ => {
                         self.queue.failed();
                         self.complain(&error);
-                        if !self.queue.is_used() {
-                            tries_left -= 1;
-                        }
                         RETRY
                     }
                 },
             };
-            if tries_left == 0 {
+            if !self.queue.is_used() {
+                left = left.saturating_sub(pause);
+            }
+            if left.is_zero() {
                 return false;
             }
             if self.queue.pause(pause) == Pause::Reopen {
