@@ -73,7 +73,8 @@ fn the_last_lines_and_what_comes() {
         n += 1;
         lines.recv_timeout(std::time::Duration::from_millis(500)).ok()
     });
-    comes(&format!("0|speaker | error {}", n - 1));
+    home.router("sendSignal SIGUSR2 0").well();
+    comes(&format!("0|speaker | error {n}"));
     // Emptied, and moved away: it goes on.
     home.router("flush speaker").well();
     assert_eq!(fs::metadata(home.path().join("logs/speaker-out-1.log")).unwrap().len(), 0);
