@@ -174,7 +174,7 @@ fn no_install_leaves_node_modules_alone() {
     let dir = app_with_a_dependency();
     let app = router().workers(1).path(dir.path()).no_listen().arg("--no-install");
     let (status, text) = app.option("--max-restarts", 0).fails();
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(3));
     assert!(text.contains("Cannot find module"), "node says what it misses:\n{text}");
     assert!(!dir.path().join("node_modules").exists());
 }
@@ -288,6 +288,30 @@ fn the_readme_tells_every_option_as_help_does() {
     assert_eq!(names(&help), names(&readme));
     for (name, told) in &help {
         assert_eq!(told, &readme[name], "{name}: left is --help, right is the README");
+    }
+}
+
+#[test]
+fn the_readme_tells_every_command() {
+    let output = Command::new(crate::harness::binary()).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let listed = help.split("Commands:").nth(1).unwrap();
+    let lines = listed.lines().skip(1).take_while(|line| line.starts_with("  "));
+    let names = lines.filter(|line| !line.starts_with("   "));
+    let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let section = readme.split("## Many apps").nth(1).unwrap().split("\n## ").next().unwrap();
+    let first = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+    let told: Vec<&str> = first
+        .flat_map(|cell| cell.split(['`', ',', ' ']))
+        .filter(|word| !word.is_empty())
+        .collect();
+    for name in &names {
+        assert!(told.contains(name), "{name} is not in the README");
+    }
+    for name in told {
+        assert!(names.contains(&name), "{name} is no command");
     }
 }
 
