@@ -2,13 +2,15 @@
 //!
 //! It decides nothing about a worker's life; it owns the clock, the pids and the last words.
 
+mod said;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,7 +21,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::estate::{Estate, Left};
-use super::fleet::{End, Fleet, News};
+use super::fleet::{End, Fleet};
 use super::frozen::{self, Frozen};
 use super::ids::Ids;
 use super::launch::{self, Launched};
@@ -30,7 +32,7 @@ use super::output;
 use super::preload::{Part, Preload};
 use super::reader::{Reader, Rest};
 use super::table::{Moment, Rules};
-use super::vocabulary::{Action, Exit, Input, Note, Trouble, rounded};
+use super::vocabulary::{Action, Exit, Input};
 use super::wishes::Wishers;
 use super::{ChannelEnd, DataPlane, Ended, Event, Origin, Outcome, Stage, Standing, Wish};
 use crate::config::{Config, Mode};
@@ -747,108 +749,6 @@ impl<P: DataPlane> Supervisor<'_, P> {
         }
     }
 
-    fn say(&self, worker: WorkerId, note: &Note) {
-        let app = &self.config.app;
-        match note {
-            Note::Ready(after) => tracing::info!(%worker, after = ?rounded(*after), "worker ready"),
-            Note::TakenAsReady => tracing::warn!(
-                %worker,
-                "the worker neither listens nor shows an adapter after {:?}: taken as ready",
-                app.listen_timeout
-            ),
-            Note::StillWaiting => tracing::warn!(
-                %worker,
-                "the worker has not said 'ready' after {:?}; still waiting",
-                app.listen_timeout
-            ),
-            Note::Draining(within) => {
-                tracing::info!(%worker, within = ?rounded(*within), "worker draining");
-            }
-            Note::Drained => tracing::info!(%worker, "worker drained"),
-            Note::DrainOver => tracing::info!(
-                %worker,
-                sessions = self.plane.sessions(worker),
-                "the worker's time to drain is over"
-            ),
-            Note::Hung(silent) => tracing::error!(
-                %worker,
-                why = format!("its event loop has not turned for {:?}", rounded(*silent)),
-                "recycling the worker"
-            ),
-            Note::Adopted => {
-                let pid = self.pid(worker).map(Pid::as_raw);
-                tracing::info!(%worker, pid, "adopted");
-            }
-            Note::OrphanLost(exit) => {
-                let why =
-                    exit.as_ref().map_or_else(|| "it did not attach".to_owned(), Exit::to_string);
-                tracing::warn!(%worker, why, "orphan lost");
-            }
-            Note::Left => tracing::debug!(%worker, "the worker closed its channel"),
-            Note::Broken(reason) => tracing::error!(%worker, reason, "killing the worker"),
-            Note::Overdue => tracing::warn!(
-                %worker,
-                "the worker did not end within {:?}: killed",
-                app.kill_timeout
-            ),
-            Note::Restart(exit, uptime, delay) => tracing::warn!(
-                %worker,
-                uptime = ?rounded(*uptime),
-                "worker {exit}; it is started again in {:?}",
-                rounded(*delay)
-            ),
-            Note::Ended(exit, uptime) => {
-                tracing::info!(%worker, uptime = ?rounded(*uptime), "worker {exit}");
-            }
-            // A paragraph: fields behind its last line would belong to nothing.
-            Note::Errored(exit, count) => tracing::error!(
-                "worker {worker} is errored, and not started again: {} {exit}, {count} times in a row within {:?} of its start{}",
-                app.script.display(),
-                app.min_uptime,
-                self.last_lines(worker)
-            ),
-        }
-    }
-
-    fn tell(&mut self, news: &News) {
-        match news {
-            News::ReloadBegins(workers) => {
-                self.orders.reload_begins();
-                tracing::info!(workers, "reload begins");
-            }
-            News::ReloadQueued => tracing::info!("reload queued"),
-            News::ReloadDone(workers, took) => {
-                tracing::info!(workers, took = ?rounded(*took), "reload done");
-            }
-            News::ReloadFailed { worker, why, renewed } => {
-                let error = self.failure(*worker, why, *renewed);
-                self.orders.reload_failed(&error);
-                tracing::error!(error, "reload failed");
-            }
-            News::Recycling(worker, why) => tracing::warn!(%worker, why, "recycling the worker"),
-            News::Scaling(from, to) => tracing::info!(from, to, "scaling"),
-        }
-    }
-
-    /// Why a reload came to nothing, as a paragraph.
-    fn failure(&self, worker: WorkerId, why: &Trouble, renewed: u16) -> String {
-        let script = self.config.app.script.display();
-        let others = match renewed {
-            0 => "the old workers serve on".to_owned(),
-            renewed => format!("{renewed} workers are new, the other old ones serve on"),
-        };
-        format!("the new worker {worker} ({script}) {why}; {others}{}", self.last_lines(worker))
-    }
-
-    fn last_lines(&self, worker: WorkerId) -> String {
-        let quoted =
-            |tail: &Arc<Mutex<Tail>>| tail.lock().unwrap_or_else(PoisonError::into_inner).quoted();
-        match self.tails.get(&worker).map(quoted) {
-            Some(lines) if !lines.is_empty() => format!("; its last words:{lines}"),
-            _ => String::new(),
-        }
-    }
-
     fn outcome(&mut self) -> Option<Outcome> {
         let end = self.fleet.end(self.now)?;
         let left = self.processes.len();
@@ -862,22 +762,6 @@ impl<P: DataPlane> Supervisor<'_, P> {
             End::Stopped => Some(Outcome::Stopped),
             End::Failed(workers) => Some(Outcome::Failed(self.obituary(&workers))),
         }
-    }
-
-    /// Why no worker is left, by the example of the first that failed.
-    fn obituary(&self, failed: &[WorkerId]) -> String {
-        let app = &self.config.app;
-        let Some(first) = failed.first() else { return "no worker is left".to_owned() };
-        let exit = self.fleet.last_exit(first.slot).map_or_else(String::new, Exit::to_string);
-        format!(
-            "no worker of {} is left: {} of {} failed. Worker {} ({}) {exit}{}",
-            app.name,
-            failed.len(),
-            app.workers,
-            first.slot,
-            app.script.display(),
-            self.last_lines(*first)
-        )
     }
 }
 

@@ -25,7 +25,7 @@ fn speakers(home: &Home) {
         let text = fs::read_to_string(home.path().join(format!("logs/speaker-error-{id}.log")));
         text.is_ok_and(|text| text.contains("error 19\n")).then_some(())
     };
-    until("what they say", SOON, || whole(0).and(whole(1)));
+    until("what they say", SOON, || whole(0).and_then(|()| whole(1)));
 }
 
 #[test]
