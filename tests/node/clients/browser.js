@@ -22,7 +22,8 @@ class Browser {
     ];
     const args = [...switches, `--user-data-dir=${this.directory}`, 'about:blank'];
     this.process = spawn(program, args, { env, stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'] });
-    this.ended = new Promise((resolve) => this.process.once('exit', resolve));
+    // With those it has started, who have its stderr: they write where it did.
+    this.ended = new Promise((resolve) => this.process.once('close', resolve));
     this.words = '';
     this.process.stderr.setEncoding('utf8').on('data', (text) => (this.words += text));
     this.process.on('error', (error) => (this.words += error.message));
@@ -88,8 +89,9 @@ class Browser {
   }
 
   async close() {
-    this.process.kill('SIGKILL');
-    await this.ended;
+    this.session = undefined;
+    await this.send('Browser.close').catch(() => this.process.kill('SIGKILL'));
+    await within(PATIENCE, 'the end of the browser', this.ended);
     fs.rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 }
