@@ -16,7 +16,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -31,9 +30,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::clients::attend_each;
 use super::page;
 use crate::config::Address;
 use crate::metrics::exposition::{self, Format};
@@ -44,8 +43,6 @@ use crate::sys::socket::{self, TcpOptions};
 const MAX_CLIENTS: usize = 64;
 /// How long one may take, from its connection to its end.
 const LIMIT: Duration = Duration::from_secs(10);
-/// After accepting has failed, for want of descriptors.
-const RETRY: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -87,28 +84,21 @@ impl Admin {
 
     /// Answers for as long as it is polled, on a `LocalSet`.
     pub async fn serve(&self, look: Look) -> Infallible {
-        let room = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut turn = 0;
-        loop {
-            // Never closed.
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                return std::future::pending().await;
-            };
-            let look = Rc::clone(&look);
+        let accept = async || {
             turn += 1;
-            match self.accept(turn).await {
-                Ok(Client::Tcp(client)) => {
-                    _ = tokio::task::spawn_local(attend(client, look, place))
-                }
-                Ok(Client::Unix(client)) => {
-                    _ = tokio::task::spawn_local(attend(client, look, place));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "an admin client could not be accepted");
-                    sleep(RETRY).await;
+            self.accept(turn).await
+        };
+        attend_each(MAX_CLIENTS, accept, |client| {
+            let look = Rc::clone(&look);
+            async move {
+                match client {
+                    Client::Tcp(client) => attend(client, look).await,
+                    Client::Unix(client) => attend(client, look).await,
                 }
             }
-        }
+        })
+        .await
     }
 
     /// The next client, of all places in turn.
@@ -143,7 +133,7 @@ enum Client {
     Unix(tokio::net::UnixStream),
 }
 
-async fn attend<C>(client: C, look: Look, place: tokio::sync::OwnedSemaphorePermit)
+async fn attend<C>(client: C, look: Look)
 where
     C: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -159,7 +149,6 @@ where
         Ok(Err(error)) => tracing::debug!(%error, "an admin client spoke no HTTP, or left"),
         Err(_) => tracing::debug!("an admin client took too long"),
     }
-    drop(place);
 }
 
 fn answer(request: &Request<Incoming>, look: &dyn Fn() -> Snapshot) -> Response<Full<Bytes>> {

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod apps;
+pub mod clients;
 pub mod home;
 pub mod orders;
 pub mod page;

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,9 +12,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::clients::attend_each;
 use super::protocol::{self, ANSWER_MAX, AskError, QUESTION_MAX};
 
 /// Clients at once; more wait in the kernel's queue.
@@ -24,8 +23,6 @@ const MAX_CLIENTS: usize = 128;
 const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long one may take to read its answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// After accepting has failed, for want of descriptors.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Answers for as long as it is polled, on a `LocalSet`. Only this process's user and root are
 /// listened to. An order goes on when whoever gave it has left.
@@ -34,35 +31,20 @@ where
     T: DeserializeOwned + 'static,
     F: Future<Output = Result<Value, String>> + 'static,
 {
-    let room = Arc::new(Semaphore::new(MAX_CLIENTS));
     let obey = Rc::new(obey);
-    loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return std::future::pending().await;
-        };
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let obey = Rc::clone(&obey);
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = attend(client, &*obey, place).await {
-                        tracing::debug!(%error, "a control client left");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a control client could not be accepted");
-                sleep(RETRY).await;
+    let accept = async || Ok(listener.accept().await?.0);
+    attend_each(MAX_CLIENTS, accept, |client| {
+        let obey = Rc::clone(&obey);
+        async move {
+            if let Err(error) = attend(client, &*obey).await {
+                tracing::debug!(%error, "a control client left");
             }
         }
-    }
+    })
+    .await
 }
 
-async fn attend<T, F>(
-    client: UnixStream,
-    obey: impl Fn(T) -> F,
-    place: OwnedSemaphorePermit,
-) -> io::Result<()>
+async fn attend<T, F>(client: UnixStream, obey: impl Fn(T) -> F) -> io::Result<()>
 where
     T: DeserializeOwned,
     F: Future<Output = Result<Value, String>>,
@@ -82,11 +64,9 @@ where
     };
     let line = protocol::answer(outcome)?;
     match timeout(ANSWER_TIME, answer.write_all(&line)).await {
-        Ok(written) => written?,
-        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        Ok(written) => written,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
-    drop(place);
-    Ok(())
 }
 
 /// Asks whoever listens there, and waits for the answer.

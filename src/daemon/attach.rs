@@ -12,20 +12,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::kept::Kept;
 use super::plane::Plane;
 use super::runtime::Runtime;
+use crate::control::clients::attend_each;
 use crate::route::WorkerId;
 use crate::supervisor::{DataPlane, LanePair, Left};
 use crate::sys::{private, process, scm};
@@ -121,34 +121,23 @@ pub(super) fn serve(
     awaited: Rc<Awaited>,
     kept: Rc<RefCell<Kept>>,
 ) -> io::Result<JoinHandle<()>> {
-    let listener = private::listen(&runtime.attach())?;
-    listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
+    let listener = private::serve(&runtime.attach())?;
     let secret = runtime.secret().to_owned();
     let door = Rc::new(Door { secret, awaited, kept });
-    let callers = Arc::new(Semaphore::new(MAX_CALLERS));
     Ok(tokio::task::spawn_local(async move {
-        loop {
-            let Ok(room) = Arc::clone(&callers).acquire_owned().await else { return };
-            let caller = match listener.accept().await {
-                Ok((caller, _)) => caller,
-                Err(error) => {
-                    tracing::warn!(%error, "a worker could not be answered");
-                    tokio::time::sleep(LINE_TIMEOUT).await;
-                    continue;
-                }
-            };
+        let accept = async || Ok(listener.accept().await?.0);
+        let attend = |caller: UnixStream| {
             let door = Rc::clone(&door);
-            tokio::task::spawn_local(async move {
+            async move {
                 let pid = caller.peer_cred().ok().and_then(|peer| peer.pid());
                 match timeout(LINE_TIMEOUT, door.answer(caller)).await {
                     Ok(Ok(worker)) => tracing::debug!(%worker, "attaching"),
                     Ok(Err(why)) => tracing::warn!(pid, why, "attach refused"),
                     Err(_) => tracing::warn!(pid, why = "it said nothing", "attach refused"),
                 }
-                drop(room);
-            });
-        }
+            }
+        };
+        match attend_each(MAX_CALLERS, accept, attend).await {}
     }))
 }
 

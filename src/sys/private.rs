@@ -78,6 +78,16 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The same, in the context of a tokio runtime.
+///
+/// # Errors
+/// As [`listen`].
+pub fn serve(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    let listener = listen(path)?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
 /// A lock that was asked for.
 #[derive(Debug)]
 pub enum Lock {
