@@ -133,7 +133,7 @@ pub fn inherit() -> Result<Inheritance, DaemonError> {
         Inherited::Nothing => activation::take()?,
         Inherited::Trial(_) | Inherited::State(..) => Vec::new(),
     };
-    exec::forget(&activation::VARIABLES)
+    exec::forget(&config::service::SOCKETS)
         .map_err(|reason| DaemonError::System { what: "the LISTEN_ variables", reason })?;
     Ok(Inheritance { inherited, passed })
 }

@@ -13,6 +13,7 @@ mod glob;
 mod interpreter;
 mod keys;
 mod logs;
+pub mod service;
 mod time;
 mod trust;
 mod words;

@@ -14,9 +14,6 @@ use crate::shard::{self, Descriptors};
 use crate::sys::exec;
 use crate::sys::socket::{self, Local};
 
-/// What a service manager says about them.
-pub const VARIABLES: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
-
 /// The first descriptor of them.
 const FIRST: i32 = 3;
 

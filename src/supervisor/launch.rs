@@ -10,14 +10,17 @@ use super::LanePair;
 use super::logs::Outlet;
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
+use crate::config::service::LIFE;
 use crate::config::{App, Config, Mode};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
 /// Variables that speak to the router itself: from the service manager, and from the router before
 /// it in the same process. Those about sockets it has removed from its own environment.
-const NEVER_INHERITED: [&str; 4] =
-    ["ROUTER_INHERIT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const NEVER_INHERITED: [&str; 4] = {
+    let [notify, watchdog, watched] = LIFE;
+    ["ROUTER_INHERIT", notify, watchdog, watched]
+};
 
 /// A started worker.
 #[derive(Debug)]
