@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, Stdio};
+use std::slice::from_ref;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -15,20 +16,26 @@ use tokio::time::Instant;
 
 use super::commands::{self, Command};
 use super::define::{self, Context};
-use super::logs::{self, Tail};
-use super::{discover, list, startup};
+use super::list::Found;
+use super::logs::{self, Log, Tail};
+use super::{discover, list, print, print_some, startup};
+use crate::config::service::DIRECTORIES;
 use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
 use crate::control::home::Home;
 use crate::control::protocol::AskError;
 use crate::control::socket;
 
-/// Where the daemon of a system service keeps its things; as in the unit that `startup` writes.
+/// Where systemd makes the directories of a unit that says `StateDirectory=router`,
+/// `RuntimeDirectory=router` and `LogsDirectory=router`.
 const SERVICE: [&str; 3] = ["/var/lib/router", "/run/router", "/var/log/router"];
 
 /// How long the daemon may take to start.
 const START_TIME: Duration = Duration::from_secs(10);
 /// How soon a daemon that starts is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How much is told of what a daemon says that cannot start, in bytes.
+const WORDS_MAX: u64 = 8 << 10;
 
 /// Between the two looks by which it is told how busy a worker is.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -51,9 +58,7 @@ pub fn home() -> Result<Home> {
         return Ok(Home::at(env::current_dir()?.join(home)));
     }
     // The daemon itself, as a system service.
-    if let (Some(state), Some(run), Some(logs)) =
-        (directory("STATE_DIRECTORY"), directory("RUNTIME_DIRECTORY"), directory("LOGS_DIRECTORY"))
-    {
+    if let [Some(state), Some(run), Some(logs)] = DIRECTORIES.map(directory) {
         return Ok(Home::service(state, run, logs));
     }
     let service = Home::service(SERVICE[0].into(), SERVICE[1].into(), SERVICE[2].into());
@@ -106,14 +111,13 @@ impl Client {
                 self.tell(&outcomes, "scaled")
             }
             Command::List => {
-                let apps = self.apps_or_none()?;
-                self.show_list(apps)
+                let (apps, looked) = self.look_twice(self.apps_or_none()?)?;
+                print(&list::table(&apps, &looked))
             }
             Command::Describe(target) => {
                 let (apps, looked) = self.look_twice(self.apps_or_none()?)?;
-                let named: Vec<&AppState> = list::find(&apps, &target.target)?;
-                for app in named {
-                    print(&list::describe(app, &looked))?;
+                for found in list::find(&apps, from_ref(&target.target))? {
+                    print(&list::describe(found.app, &looked))?;
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -122,8 +126,8 @@ impl Client {
             Command::Env(target) => {
                 let apps = self.apps_or_none()?;
                 let mut text = String::new();
-                for app in list::find(&apps, &target.target)? {
-                    for (name, value) in &app.definition.environment {
+                for found in list::find(&apps, from_ref(&target.target))? {
+                    for (name, value) in &found.app.definition.environment {
                         writeln!(text, "{name}: {value}")?;
                     }
                 }
@@ -132,9 +136,10 @@ impl Client {
             Command::Pid(target) => self.pid(target.target.as_deref()),
             Command::Id(target) => {
                 let apps = self.apps_or_none()?;
-                let found = list::find(&apps, &target.target)?;
-                let ids = found.iter().flat_map(|app| &app.ids).map(u32::to_string);
-                print(&(ids.collect::<Vec<_>>().join(" ") + "\n"))
+                let found = list::find(&apps, from_ref(&target.target))?;
+                let ids: Vec<String> =
+                    found.iter().flat_map(Found::ids).map(|id| id.to_string()).collect();
+                print(&(ids.join(" ") + "\n"))
             }
             Command::SendSignal(send) => {
                 let (signal, targets) = (send.signal as i32, send.targets.clone());
@@ -179,6 +184,10 @@ impl Client {
             Command::Init => init(&here),
             Command::Update => {
                 let outcomes: Vec<Outcome> = self.ask(&Order::Update)?;
+                // A program that a router could not become is none for the daemon, either.
+                if outcomes.iter().all(|outcome| outcome.error.is_none()) {
+                    self.renew_daemon()?;
+                }
                 self.tell(&outcomes, "updated")
             }
             Command::Completions(completions) => {
@@ -209,7 +218,7 @@ impl Client {
         if let Some(app) = &start.options.app
             && !here.join(app).exists()
             && let Some(name) = app.to_str()
-            && (name == "all" || self.knows(name)?)
+            && self.knows(name)?
         {
             return self.act(Action::Start, vec![name.to_owned()], false);
         }
@@ -234,7 +243,7 @@ impl Client {
             cores: self.cores,
             variable: &|name| env::var(name).ok(),
             environment: &environment,
-            logs: self.home.logs(),
+            home: &self.home,
         };
         define::define(options, given, context)
     }
@@ -295,15 +304,11 @@ impl Client {
         if outcomes.is_empty() {
             text.push_str("there is no app\n");
         }
+        // Nobody waits for a second look at what has just begun.
+        text += &list::table(&self.apps_or_none()?, &list::Looked::default());
         print(&text)?;
-        self.show_list(self.apps_or_none()?)?;
         let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-    }
-
-    fn show_list(&self, apps: Vec<AppState>) -> Result<ExitCode> {
-        let (apps, looked) = self.look_twice(apps)?;
-        print(&list::table(&apps, &looked))
     }
 
     /// A second look, a little later: between the two it shows how busy the workers are.
@@ -320,23 +325,23 @@ impl Client {
 
     /// Shows logs until somebody has seen enough.
     fn logs(&self, wanted: &commands::Logs) -> Result<ExitCode> {
-        let apps = || -> Result<Vec<AppState>> {
+        let words = or_all(wanted.target.as_slice());
+        let files = || -> Result<Vec<Log>> {
             let apps = self.apps_or_none()?;
-            let Some(target) = &wanted.target else { return Ok(apps) };
-            Ok(list::find(&apps, target)?.into_iter().cloned().collect())
+            Ok(list::find(&apps, &words)?.iter().flat_map(logs::files).collect())
         };
         let mut tail = Tail::new(wanted, io::stdout().is_terminal());
-        tail.add(&apps()?)?;
-        if !print_all(&tail.last()?)? || wanted.nostream {
+        tail.add(files()?)?;
+        if !print_some(&tail.last()?)? || wanted.nostream {
             return Ok(ExitCode::SUCCESS);
         }
         for turn in 1_u64.. {
             pause(LOG_LOOK);
             if turn % LIST_EVERY == 0 {
                 // Those that came since; none when the daemon is gone.
-                tail.add(&apps().unwrap_or_default())?;
+                tail.add(files().unwrap_or_default())?;
             }
-            if !print_all(&tail.more()?)? {
+            if !print_some(&tail.more()?)? {
                 break;
             }
         }
@@ -345,14 +350,11 @@ impl Client {
 
     fn flush(&self, targets: &[String]) -> Result<ExitCode> {
         let apps = self.apps_or_none()?;
-        let mut files = Vec::new();
-        for target in or_all(targets) {
-            if target == "all" {
-                files.push(self.home.log());
-                files.extend(apps.iter().flat_map(logs::files));
-            } else {
-                files.extend(list::find(&apps, &target)?.into_iter().flat_map(logs::files));
-            }
+        let found = list::find(&apps, &or_all(targets))?;
+        let mut files: Vec<PathBuf> =
+            found.iter().flat_map(logs::files).map(|log| log.path).collect();
+        if targets.is_empty() {
+            files.push(self.home.log());
         }
         let mut text = String::new();
         for file in files {
@@ -377,8 +379,8 @@ impl Client {
             return print(&format!("{}\n", pong.pid));
         };
         let apps = self.apps_or_none()?;
-        let found = list::find(&apps, target)?;
-        let pids = found.iter().flat_map(|app| list::pids(app));
+        let found = list::find(&apps, &[target.to_owned()])?;
+        let pids = found.iter().flat_map(Found::pids);
         print(&pids.map(|pid| format!("{pid}\n")).collect::<String>())
     }
 
@@ -399,7 +401,7 @@ impl Client {
     /// Whether the daemon keeps something of this name.
     fn knows(&self, name: &str) -> Result<bool> {
         let apps = self.apps_or_none()?;
-        Ok(list::find(&apps, name).is_ok())
+        Ok(list::find(&apps, &[name.to_owned()]).is_ok())
     }
 
     /// All apps; none when there is no daemon.
@@ -436,6 +438,35 @@ impl Client {
             .map_err(|error| AskError::Garbage { at, why: error.to_string() })
     }
 
+    fn renew_daemon(&self) -> Result<()> {
+        match self.ask_for::<Value>(&Order::Renew) {
+            Ok(_) | Err(AskError::Ended) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let deadline = Instant::now() + START_TIME;
+        while !self.answers()? {
+            if Instant::now() >= deadline {
+                return Err(self.silent());
+            }
+            pause(ASK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon does.
+    fn answers(&self) -> Result<bool> {
+        match self.ask_for::<Pong>(&Order::Ping) {
+            Ok(_) => Ok(true),
+            Err(AskError::Nobody(_) | AskError::Ended) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn silent(&self) -> anyhow::Error {
+        let log = self.home.log();
+        anyhow!("the daemon does not answer within {START_TIME:?}; {} says why", log.display())
+    }
+
     fn start_daemon(&self) -> Result<()> {
         let directory = self.home.directory();
         fs::create_dir_all(directory.join("logs"))
@@ -452,29 +483,24 @@ impl Client {
             .context("the daemon cannot be started")?;
         let deadline = Instant::now() + START_TIME;
         while Instant::now() < deadline {
-            match self.ask_for::<Pong>(&Order::Ping) {
-                Ok(_) => return Ok(()),
-                Err(AskError::Nobody(_) | AskError::Ended) => {}
-                Err(error) => return Err(error.into()),
+            if self.answers()? {
+                return Ok(());
             }
             if child.try_wait()?.is_some() {
                 // Another may have been faster.
-                if self.ask_for::<Pong>(&Order::Ping).is_ok() {
+                if self.answers()? {
                     return Ok(());
                 }
                 let mut said = Vec::new();
                 if let Some(stderr) = child.stderr.take() {
-                    stderr.take(8 << 10).read_to_end(&mut said)?;
+                    stderr.take(WORDS_MAX).read_to_end(&mut said)?;
                 }
                 let said = String::from_utf8_lossy(&said);
                 bail!("the daemon ended: {}", said.trim().trim_start_matches("router: "));
             }
             pause(ASK_AGAIN);
         }
-        bail!(
-            "the daemon does not answer within {START_TIME:?}; {} says why",
-            self.home.log().display()
-        )
+        Err(self.silent())
     }
 }
 
@@ -504,22 +530,6 @@ fn init(here: &Path) -> Result<ExitCode> {
     let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(ECOSYSTEM.as_bytes())?;
     print(&format!("{} is there; put your script in it\n", path.display()))
-}
-
-/// Whether there is still somebody who reads.
-fn print_all(bytes: &[u8]) -> Result<bool> {
-    match io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        written => Ok(written.map(|()| true)?),
-    }
-}
-
-/// Writes it all to stdout. A reader who has had enough is no failure.
-fn print(text: &str) -> Result<ExitCode> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command has nothing else to do")]

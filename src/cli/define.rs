@@ -12,21 +12,10 @@ use serde_json::Value;
 
 use super::discover::{Found, discover};
 use super::{Options, evaluate, settle};
-use crate::config::{self, App, Ecosystem, Logs, RawApp, Workers};
-use crate::control::apps::{Definition, Environment, LogTarget, Source};
-
-/// Variables that speak to this very process, and not to what it starts.
-const NOT_PASSED_ON: [&str; 9] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "RUNTIME_DIRECTORY",
-    "STATE_DIRECTORY",
-    "LOGS_DIRECTORY",
-];
+use crate::config::service::{DIRECTORIES, LIFE, SOCKETS};
+use crate::config::{self, Ecosystem, RawApp, Workers};
+use crate::control::apps::{Definition, Environment, Source};
+use crate::control::home::Home;
 
 /// What is around the command.
 #[derive(Clone, Copy)]
@@ -35,15 +24,19 @@ pub(super) struct Context<'a> {
     pub(super) cores: usize,
     pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
     pub(super) environment: &'a Environment,
-    /// Where the workers' output goes, if nobody says otherwise.
-    pub(super) logs: &'a Path,
+    /// The daemon's.
+    pub(super) home: &'a Home,
 }
 
 /// This process's environment, as far as it is text.
 pub(super) fn environment() -> Environment {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    variables.filter(|(name, _)| !NOT_PASSED_ON.contains(&name.as_str())).collect()
+    let ours = |name: &str| {
+        let mut all = SOCKETS.iter().chain(&LIFE).chain(&DIRECTORIES);
+        all.any(|ours| *ours == name)
+    };
+    variables.filter(|(name, _)| !ours(name)).collect()
 }
 
 /// The options that were given on the command line, as one word each.
@@ -77,19 +70,51 @@ pub(super) fn define(
     given: &[String],
     context: Context<'_>,
 ) -> Result<Vec<Definition>> {
-    let Context { here, .. } = context;
-    let (mut options, mut given) = (options.clone(), given.to_vec());
-    if options.log_dir.as_ref().is_none_or(|directory| directory.as_os_str().is_empty()) {
-        options.log_dir = Some(context.logs.to_owned());
-        given.push(format!("--log-dir={}", context.logs.display()));
+    let Context { here, home, .. } = context;
+    if options.runtime_dir.is_some() {
+        bail!(
+            "--runtime-dir (ROUTER_RUNTIME_DIR) is the daemon's to choose: leave it away, or run the \
+             app in the foreground"
+        );
     }
-    let (options, given) = (&options, &given[..]);
+    let (mut options, mut given) = (options.clone(), given.to_vec());
+    if is_unsaid(options.log_dir.as_deref()) {
+        options.log_dir = Some(home.logs().to_owned());
+        given.push(format!("--log-dir={}", home.logs().display()));
+    }
     let one = |raw: RawApp, base: &Path, workers, source| -> Result<Definition> {
         let mut above = options.layer();
         above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
         let autostart = raw.autostart.unwrap_or(true);
-        let app = settle(above.over(raw), base, workers, options, context.cores, context.variable)?;
-        Ok(definition(app, autostart, source, options, given, context))
+        let app =
+            settle(above.over(raw), base, workers, &options, context.cores, context.variable)?;
+        let mut given = given.clone();
+        let router_log = match options.log_file.as_deref() {
+            Some(file) if !is_unsaid(Some(file)) => here.join(file),
+            _ => {
+                let file = home.router_log(&app.name);
+                given.push(format!("--log-file={}", file.display()));
+                file
+            }
+        };
+        Ok(Definition {
+            name: app.name,
+            namespace: app.namespace,
+            directory: here.to_owned(),
+            environment: context.environment.clone(),
+            options: given,
+            app: source,
+            app_args: options.app_args.clone(),
+            workers: app.workers,
+            mode: app.mode.as_str().to_owned(),
+            script: app.script,
+            cwd: app.cwd,
+            interpreter: app.interpreter,
+            autostart,
+            kill_timeout: app.kill_timeout,
+            logs: app.logs.targets,
+            router_log,
+        })
     };
     match discover(options.app.as_deref(), here)? {
         Found::Script { script, base } => {
@@ -155,39 +180,7 @@ fn anywhere(mut value: Value, raw: &RawApp, base: &Path) -> Value {
     value
 }
 
-fn log_targets(logs: &Logs) -> Vec<LogTarget> {
-    let target = |(path, out, error): (&Path, bool, bool)| LogTarget {
-        path: path.to_owned(),
-        numbered: !logs.merged,
-        out,
-        error,
-    };
-    logs.targets().map(target).collect()
-}
-
-fn definition(
-    app: App,
-    autostart: bool,
-    source: Source,
-    options: &Options,
-    given: &[String],
-    context: Context<'_>,
-) -> Definition {
-    Definition {
-        namespace: app.namespace,
-        directory: context.here.to_owned(),
-        environment: context.environment.clone(),
-        options: given.to_vec(),
-        app: source,
-        app_args: options.app_args.clone(),
-        workers: app.workers,
-        mode: app.mode.as_str().to_owned(),
-        script: app.script,
-        cwd: app.cwd,
-        interpreter: app.interpreter,
-        autostart,
-        logs: log_targets(&app.logs),
-        kill_timeout: app.kill_timeout,
-        name: app.name,
-    }
+/// ROUTER_LOG_FILE= in a file of variables says nothing.
+fn is_unsaid(path: Option<&Path>) -> bool {
+    path.is_none_or(|path| path.as_os_str().is_empty())
 }

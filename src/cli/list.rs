@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::logs;
 use crate::control::apps::{AppState, RouterState};
+use crate::control::targets::{Known, Meant, meant};
 use crate::metrics::snapshot::Worker;
 
 /// The time on a core that processes had used when they were looked at before.
@@ -99,34 +100,38 @@ fn status(router: RouterState, worker: &str) -> &'static str {
     }
 }
 
-/// The apps that this word names.
-///
-/// # Errors
-/// None; the message says which there are.
-pub(super) fn find<'a>(apps: &'a [AppState], word: &str) -> Result<Vec<&'a AppState>> {
-    let id: Option<u32> = word.parse().ok();
-    let found = |same: &dyn Fn(&AppState) -> bool| -> Vec<&'a AppState> {
-        apps.iter().filter(|app| same(app)).collect()
-    };
-    for found in [
-        found(&|app| id.is_some_and(|id| app.ids.contains(&id))),
-        found(&|app| app.definition.name == word),
-        found(&|app| app.definition.namespace == word || word == "all"),
-    ] {
-        if !found.is_empty() {
-            return Ok(found);
-        }
+/// An app that is meant, or some of its workers.
+pub(super) struct Found<'a> {
+    pub(super) app: &'a AppState,
+    slots: Option<Vec<u16>>,
+}
+
+impl Found<'_> {
+    /// The workers' numbers.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        let slots = (0_u16..).zip(&self.app.ids);
+        slots.filter(|(slot, _)| self.has(*slot)).map(|(_, id)| *id).collect()
     }
-    let names: Vec<&str> = apps.iter().map(|app| app.definition.name.as_str()).collect();
-    match names.as_slice() {
-        [] => bail!("there is no `{word}`: no app has been started (router start app.js)"),
-        names => bail!("there is no app, id or namespace `{word}`; there are {}", names.join(", ")),
+
+    /// The workers' processes.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        let meant = workers(self.app).iter().filter(|worker| self.has(worker.slot));
+        meant.map(|worker| worker.process.pid).filter(|pid| *pid > 0).collect()
+    }
+
+    fn has(&self, slot: u16) -> bool {
+        self.slots.as_ref().is_none_or(|slots| slots.contains(&slot))
     }
 }
 
-/// The workers' processes.
-pub(super) fn pids(app: &AppState) -> Vec<i32> {
-    workers(app).iter().map(|worker| worker.process.pid).filter(|pid| *pid > 0).collect()
+/// What these words mean.
+///
+/// # Errors
+/// One means nothing; the message says what there is.
+pub(super) fn find<'a>(apps: &'a [AppState], words: &[String]) -> Result<Vec<Found<'a>>> {
+    let known: Vec<Known<'_>> = apps.iter().map(AppState::known).collect();
+    let meant = meant(words, &known).map_err(|error| anyhow!(error))?;
+    Ok(meant.into_iter().map(|Meant { app, slots }| Found { app: &apps[app], slots }).collect())
 }
 
 /// All of them.
@@ -206,8 +211,10 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
     };
     let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
     let runtime = app.runtime.display().to_string();
-    let files: Vec<String> =
-        logs::worker_files(app).iter().map(|file| file.path.display().to_string()).collect();
+    let files: Vec<String> = logs::worker_files(app, &app.ids)
+        .iter()
+        .map(|log| log.path.display().to_string())
+        .collect();
     let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for (what, value) in [
         ("name", definition.name.clone()),
@@ -225,7 +232,7 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("router restarts", app.restarts.to_string()),
         ("created at", since(&created)),
         ("log files", files.join("\n")),
-        ("router log", app.router_log.display().to_string()),
+        ("router log", definition.router_log.display().to_string()),
         ("runtime directory", runtime),
     ] {
         table.add_row([what.to_owned(), value]);

@@ -3,18 +3,19 @@
 //! Nobody but the disk is asked for it: however slowly it is read here, no worker and no router is
 //! held up.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use jiff::Zoned;
 use serde_json::json;
 
 use super::commands::Logs;
-use crate::config::numbered_log;
+use super::list::Found;
+use crate::config;
 use crate::control::apps::AppState;
 
 /// How much of the end of a file is looked at for its last lines, in bytes.
@@ -28,7 +29,7 @@ const LINE_MAX: usize = 1 << 20;
 
 /// A log of a worker's, or of a router's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LogFile {
+pub(super) struct Log {
     pub(super) path: PathBuf,
     app: String,
     /// The worker's number; none: several write there, or the router.
@@ -43,32 +44,36 @@ enum Kind {
     Router,
 }
 
-/// The files of an app's workers.
-pub(super) fn worker_files(app: &AppState) -> Vec<LogFile> {
-    let name = &app.definition.name;
-    let mut files: Vec<LogFile> = Vec::new();
-    for target in &app.definition.logs {
-        let kind = if target.out { Kind::Out } else { Kind::Error };
-        let ids = app.ids.iter().map(|id| Some(*id));
-        for id in ids {
-            let path = match id {
-                Some(id) if target.numbered => numbered_log(&target.path, id),
-                _ => target.path.clone(),
-            };
-            if let Some(same) = files.iter_mut().find(|file| file.path == path) {
-                same.id = same.id.filter(|same| Some(*same) == id);
-            } else {
-                files.push(LogFile { path, app: name.clone(), id, kind });
+/// The logs of these workers of an app.
+pub(super) fn worker_files(app: &AppState, ids: &[u32]) -> Vec<Log> {
+    let definition = &app.definition;
+    let home = definition.environment.get("HOME").map(Path::new);
+    let mut logs: Vec<Log> = Vec::new();
+    for id in ids {
+        for file in definition.logs.files(*id) {
+            let path = config::at_home(&file.path, home);
+            let kind = if file.out { Kind::Out } else { Kind::Error };
+            match logs.iter_mut().find(|log| log.path == path) {
+                Some(shared) => shared.id = None,
+                None => logs.push(Log { path, app: definition.name.clone(), id: Some(*id), kind }),
             }
         }
     }
-    files
+    logs
 }
 
-/// All files of an app.
-pub(super) fn files(app: &AppState) -> Vec<PathBuf> {
-    let workers = worker_files(app).into_iter().map(|file| file.path);
-    workers.chain([app.router_log.clone()]).collect()
+/// All logs: of the workers that are meant, and of their router.
+pub(super) fn files(found: &Found<'_>) -> Vec<Log> {
+    let definition = &found.app.definition;
+    let router = Log {
+        path: definition.router_log.clone(),
+        app: definition.name.clone(),
+        id: None,
+        kind: Kind::Router,
+    };
+    let mut logs = worker_files(found.app, &found.ids());
+    logs.push(router);
+    logs
 }
 
 /// Files that are read as they grow.
@@ -77,13 +82,13 @@ pub(super) struct Tail<'a> {
     wanted: &'a Logs,
     colored: bool,
     reading: Vec<Reading>,
-    known: HashMap<PathBuf, usize>,
+    known: HashSet<PathBuf>,
     started: bool,
 }
 
 #[derive(Debug)]
 struct Reading {
-    log: LogFile,
+    log: Log,
     open: Option<(File, u64)>,
     /// A line that has not ended.
     rest: Vec<u8>,
@@ -91,35 +96,26 @@ struct Reading {
 
 impl<'a> Tail<'a> {
     pub(super) fn new(wanted: &'a Logs, colored: bool) -> Self {
-        Self { wanted, colored, reading: Vec::new(), known: HashMap::new(), started: false }
+        Self { wanted, colored, reading: Vec::new(), known: HashSet::new(), started: false }
     }
 
-    /// Reads the logs of these apps, too.
-    pub(super) fn add(&mut self, apps: &[AppState]) -> Result<()> {
-        for app in apps {
-            let router = LogFile {
-                path: app.router_log.clone(),
-                app: app.definition.name.clone(),
-                id: None,
-                kind: Kind::Router,
+    /// Reads these logs, too.
+    pub(super) fn add(&mut self, logs: Vec<Log>) -> Result<()> {
+        for log in logs {
+            let shown = match log.kind {
+                Kind::Out => !self.wanted.err,
+                Kind::Error => !self.wanted.out,
+                Kind::Router => !self.wanted.out && !self.wanted.err,
             };
-            for log in worker_files(app).into_iter().chain([router]) {
-                let shown = match log.kind {
-                    Kind::Out => !self.wanted.err,
-                    Kind::Error => !self.wanted.out,
-                    Kind::Router => !self.wanted.out && !self.wanted.err,
-                };
-                if !shown || self.known.contains_key(&log.path) {
-                    continue;
-                }
-                self.known.insert(log.path.clone(), self.reading.len());
-                let mut reading = Reading { log, open: None, rest: Vec::new() };
-                if self.started {
-                    // All of it is new.
-                    reading.open()?;
-                }
-                self.reading.push(reading);
+            if !shown || !self.known.insert(log.path.clone()) {
+                continue;
             }
+            let mut reading = Reading { log, open: None, rest: Vec::new() };
+            if self.started {
+                // All of it is new.
+                reading.open()?;
+            }
+            self.reading.push(reading);
         }
         Ok(())
     }
@@ -230,7 +226,7 @@ impl Reading {
     }
 }
 
-fn label(log: &LogFile, wanted: &Logs, colored: bool, line: &[u8], shown: &mut Vec<u8>) {
+fn label(log: &Log, wanted: &Logs, colored: bool, line: &[u8], shown: &mut Vec<u8>) {
     let who = log.id.map_or_else(
         || if log.kind == Kind::Router { "router".to_owned() } else { "all".to_owned() },
         |id| id.to_string(),

@@ -18,8 +18,10 @@ mod startup;
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::FromArgMatches;
@@ -294,6 +296,20 @@ fn find_program(name: &str, cwd: &Path, path: &str) -> Option<PathBuf> {
 fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let found = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
     Ok(found.collect())
+}
+
+/// Writes it all to stdout. A reader who has had enough is no failure.
+fn print(text: &str) -> Result<ExitCode> {
+    print_some(text.as_bytes()).map(|_read_or_not| ExitCode::SUCCESS)
+}
+
+/// The same; whether there is still somebody who reads.
+fn print_some(bytes: &[u8]) -> Result<bool> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
+    }
 }
 
 /// The end of what a program wrote, each line indented on a line of its own.

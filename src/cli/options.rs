@@ -173,8 +173,8 @@ pub struct Options {
     #[arg(long, env = "ROUTER_RUNTIME_DIR", value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
 
-    /// Where to answer /healthz, /readyz, /status and /metrics over HTTP: host:port, :port, or
-    /// unix:/path
+    /// Where to answer /healthz, /readyz, /status and /metrics over HTTP, and a live page:
+    /// host:port, :port, or unix:/path
     #[arg(long, env = "ROUTER_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
 

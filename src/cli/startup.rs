@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::unistd::User;
 
 use super::commands::{Startup, Unstartup};
+use super::print;
 
 /// Where units of this host's operator are.
 const UNITS: &str = "/etc/systemd/system";
@@ -24,12 +24,12 @@ pub(super) fn install(startup: &Startup) -> Result<ExitCode> {
     let directory = startup.hp.clone().unwrap_or_else(|| user.dir.clone());
     let unit = unit(&user.name, &directory, &env::current_exe()?);
     if startup.print {
-        return say(&unit);
+        return print(&unit);
     }
     let name = name(startup.service_name.as_deref(), &user.name);
     if !nix::unistd::geteuid().is_root() {
         let program = env::current_exe()?;
-        return say(&format!(
+        return print(&format!(
             "only root can do that:\n\n    sudo {} startup systemd -u {} --hp {}\n",
             program.display(),
             user.name,
@@ -41,7 +41,7 @@ pub(super) fn install(startup: &Startup) -> Result<ExitCode> {
     fs::write(&path, unit).with_context(|| format!("cannot write {}", path.display()))?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", &name])?;
-    say(&format!(
+    print(&format!(
         "{} is enabled: what `router save` has written down runs when the host starts. \
          `systemctl start {name}` starts it now; `router unstartup` takes it back\n",
         path.display()
@@ -58,12 +58,12 @@ pub(super) fn remove(unstartup: &Unstartup) -> Result<ExitCode> {
     let name = name(unstartup.service_name.as_deref(), &user.name);
     let path = Path::new(UNITS).join(&name);
     if !path.exists() {
-        return say(&format!("there is no {}\n", path.display()));
+        return print(&format!("there is no {}\n", path.display()));
     }
     systemctl(&["disable", &name])?;
     fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     systemctl(&["daemon-reload"])?;
-    say(&format!("{} is gone; a daemon that runs goes on\n", path.display()))
+    print(&format!("{} is gone; a daemon that runs goes on\n", path.display()))
 }
 
 fn only_systemd(platform: &str) -> Result<()> {
@@ -127,11 +127,4 @@ fn systemctl(words: &[&str]) -> Result<()> {
         bail!("`systemctl {}` failed: {status}", words.join(" "));
     }
     Ok(())
-}
-
-fn say(text: &str) -> Result<ExitCode> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
 }

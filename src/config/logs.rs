@@ -13,6 +13,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::app::joined;
 use super::{DateFormat, seconds};
 
@@ -33,14 +35,8 @@ const NOWHERE: [&str; 2] = ["/dev/null", "NULL"];
 /// Which files an app's workers write, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
-    /// Stdout.
-    pub out: Option<Target>,
-    /// Stderr.
-    pub error: Option<Target>,
-    /// Both.
-    pub both: Option<Target>,
-    /// No numbers in the names.
-    pub merged: bool,
+    /// Which.
+    pub targets: Targets,
     /// The time before each line; none unless asked for.
     pub date: Option<DateFormat>,
     /// How a line looks.
@@ -51,12 +47,26 @@ pub struct Logs {
     pub shown: bool,
 }
 
+/// The files before the workers' numbers are put in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Stdout.
+    pub out: Option<Target>,
+    /// Stderr.
+    pub error: Option<Target>,
+    /// Both.
+    pub both: Option<Target>,
+    /// No numbers in the names.
+    pub merged: bool,
+}
+
 /// A file before the worker's number is put in, and which setting names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Absolute, or below `~`.
     pub path: PathBuf,
     /// For an error: the key or option.
+    #[serde(skip)]
     pub setting: &'static str,
 }
 
@@ -94,16 +104,7 @@ pub struct LogFile {
     pub error: bool,
 }
 
-impl Logs {
-    /// The files before the workers' numbers are put in, and whether stdout and stderr go there.
-    pub fn targets(&self) -> impl Iterator<Item = (&Path, bool, bool)> {
-        let targets =
-            [(&self.out, true, false), (&self.error, false, true), (&self.both, true, true)];
-        targets.into_iter().filter_map(|(target, out, error)| {
-            target.as_ref().map(|target| (target.path.as_path(), out, error))
-        })
-    }
-
+impl Targets {
     /// The files of the worker with this number; each once, whatever goes there.
     #[must_use]
     pub fn files(&self, number: u32) -> Vec<LogFile> {
@@ -122,9 +123,15 @@ impl Logs {
     }
 }
 
-/// `x.log` and `x-7.log` with the worker's number: `x-3.log`. Other names stay as they are.
+/// With the home directory in the place of `~`.
 #[must_use]
-pub fn numbered(path: &Path, number: u32) -> PathBuf {
+pub fn at_home(path: &Path, home: Option<&Path>) -> PathBuf {
+    let below = path.strip_prefix("~").ok().zip(home);
+    below.map_or_else(|| path.to_owned(), |(below, home)| home.join(below))
+}
+
+/// `x.log` and `x-7.log` with the worker's number: `x-3.log`. Other names stay as they are.
+fn numbered(path: &Path, number: u32) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let Some(stem) = name.as_deref().and_then(|name| name.strip_suffix(".log")) else {
         return path.to_owned();
@@ -232,10 +239,12 @@ impl RawLogs {
         let kept = |target: Option<Target>| target.filter(|_| !disabled);
         let date = if self.time == Some(true) { Some(DateFormat::iso()) } else { self.date_format };
         Logs {
-            out: kept(one(self.out_file, "out_file, --output", "-out")),
-            error: kept(one(self.error_file, "error_file, --error", "-error")),
-            both: kept(both),
-            merged: self.merge_logs.unwrap_or(merged),
+            targets: Targets {
+                out: kept(one(self.out_file, "out_file, --output", "-out")),
+                error: kept(one(self.error_file, "error_file, --error", "-error")),
+                both: kept(both),
+                merged: self.merge_logs.unwrap_or(merged),
+            },
             date,
             form: self.form.unwrap_or_default(),
             rotation: Rotation {
@@ -282,14 +291,14 @@ mod tests {
     }
 
     fn paths(raw: RawLogs, number: u32) -> Vec<String> {
-        let files = raw.resolve(naming()).files(number);
+        let files = raw.resolve(naming()).targets.files(number);
         files.into_iter().map(|file| file.path.display().to_string()).collect()
     }
 
     #[test]
     fn without_a_word_there_are_no_files_and_lines_are_shown() {
         let logs = RawLogs::default().resolve(naming());
-        assert_eq!((logs.files(0), logs.shown), (vec![], true));
+        assert_eq!((logs.targets.files(0), logs.shown), (vec![], true));
         let rotation = Rotation { size: Some(10 << 20), age: Some(DAY), keep: 30 };
         assert_eq!(logs.rotation, rotation);
     }
@@ -330,7 +339,7 @@ mod tests {
         };
         assert_eq!(paths(nowhere, 2), Vec::<String>::new());
         let disabled = RawLogs { disabled: Some(true), ..raw }.resolve(naming());
-        assert_eq!((disabled.files(0), disabled.shown), (vec![], false));
+        assert_eq!((disabled.targets.files(0), disabled.shown), (vec![], false));
     }
 
     #[test]
@@ -341,7 +350,7 @@ mod tests {
             log_file: Some(Combined::Path("a.log".into())),
             ..RawLogs::default()
         };
-        let files = raw.resolve(naming()).files(0);
+        let files = raw.resolve(naming()).targets.files(0);
         assert_eq!(files.len(), 1);
         assert!(files[0].out && files[0].error);
     }

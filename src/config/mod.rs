@@ -31,7 +31,7 @@ pub use ecosystem::{Ecosystem, app_values, select};
 pub use glob::glob;
 pub use interpreter::{Interpreter, Plan, PlanError, plan};
 pub use logs::{
-    Combined, LogFile, LogForm, Logs, RawLogs, Rotation, age, numbered as numbered_log,
+    Combined, LogFile, LogForm, Logs, RawLogs, Rotation, Targets as LogTargets, age, at_home,
 };
 pub use time::{milliseconds, seconds};
 pub use trust::{Trust, TrustError};

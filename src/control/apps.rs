@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::targets::Known;
+use crate::config::LogTargets;
 use crate::metrics::snapshot::Snapshot;
 
 /// Variables of a program's environment.
@@ -44,20 +46,9 @@ pub struct Definition {
     /// How long a worker may take to end.
     pub kill_timeout: Duration,
     /// Where the workers' output goes.
-    pub logs: Vec<LogTarget>,
-}
-
-/// A file that workers' output goes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogTarget {
-    /// Before a worker's number is put in.
-    pub path: PathBuf,
-    /// Each worker has a file of its own.
-    pub numbered: bool,
-    /// It gets stdout.
-    pub out: bool,
-    /// It gets stderr.
-    pub error: bool,
+    pub logs: LogTargets,
+    /// Where what its router says goes.
+    pub router_log: PathBuf,
 }
 
 /// What is run.
@@ -164,8 +155,10 @@ pub enum Order {
     Save,
     /// Runs what was saved.
     Resurrect,
-    /// The daemon, and then the routers, go on as the program that lies where theirs lay.
+    /// The routers go on as the program that lies where theirs lay.
     Update,
+    /// So does the daemon. The connection ends when it does; an answer is why it does not.
+    Renew,
     /// Ends all apps and the daemon.
     Kill,
 }
@@ -225,8 +218,22 @@ pub struct AppState {
     pub why: Option<String>,
     /// What its router says of itself; none when it does not answer.
     pub status: Option<Snapshot>,
-    /// What its router says.
-    pub router_log: PathBuf,
     /// Where its router keeps what must outlive it.
     pub runtime: PathBuf,
+}
+
+impl AppState {
+    /// What it is found by.
+    #[must_use]
+    pub fn known(&self) -> Known<'_> {
+        self.definition.known(&self.ids)
+    }
+}
+
+impl Definition {
+    /// What the app is found by, whose workers have these numbers.
+    #[must_use]
+    pub fn known<'a>(&'a self, ids: &'a [u32]) -> Known<'a> {
+        Known { name: &self.name, namespace: &self.namespace, ids }
+    }
 }

@@ -8,3 +8,4 @@ pub mod orders;
 pub mod page;
 pub mod protocol;
 pub mod socket;
+pub mod targets;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Order {
     /// How it stands; the answer is a [`crate::metrics::snapshot::Snapshot`].
     Status,
+    /// Nothing: answered as soon as all that was wished for is done, or will not be.
+    Settle,
     /// New workers for all old ones, without a gap.
     Reload,
     /// Workers end and are started again: these slots, or all.

@@ -21,11 +21,7 @@ use crate::sys::private;
 /// but for nobody being able to ask it anything.
 pub(super) fn open(runtime: &Runtime) -> Option<UnixListener> {
     let path = runtime.control();
-    let opened = private::listen(&path).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        UnixListener::from_std(listener)
-    });
-    opened
+    private::serve(&path)
         .inspect_err(|error| {
             tracing::warn!(path = %path.display(), %error, "no commands are taken");
         })
@@ -54,6 +50,7 @@ async fn one(order: Order, look: &Look, takers: &Takers) -> Result<Value, String
     let wish = match order {
         Order::Status => return serde_json::to_value(look()).map_err(|error| error.to_string()),
         Order::LogLevel { filter } => return log::change(&filter).map(|()| Value::Null),
+        Order::Settle => Wish::Resume(vec![]),
         Order::Upgrade => return Err(upgrade(takers).await),
         Order::Reload => Wish::Reload { why: None },
         Order::Restart { slots: None } => Wish::Restart { why: "it was asked for".to_owned() },

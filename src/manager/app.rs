@@ -58,7 +58,6 @@ pub(super) struct App {
     pub(super) record: RefCell<Record>,
     /// Its router's runtime directory.
     directory: PathBuf,
-    home: Rc<Home>,
     /// What is run as its router.
     program: PathBuf,
     life: RefCell<Life>,
@@ -97,12 +96,11 @@ enum End {
 }
 
 impl App {
-    pub(super) fn new(record: Record, home: &Rc<Home>, program: &Path) -> Rc<Self> {
+    pub(super) fn new(record: Record, home: &Home, program: &Path) -> Rc<Self> {
         let directory = home.app(&record.definition.name);
         Rc::new(Self {
             record: RefCell::new(record),
             directory,
-            home: Rc::clone(home),
             program: program.to_owned(),
             life: RefCell::default(),
             busy: Mutex::default(),
@@ -128,10 +126,7 @@ impl App {
             |error: io::Error| format!("cannot write to {}: {error}", self.directory.display());
         private::directory(&self.directory)
             .map_err(|error| format!("cannot use {}: {error}", self.directory.display()))?;
-        self.record
-            .borrow()
-            .write(&self.directory, &self.home.router_log(&self.name()))
-            .map_err(place)
+        self.record.borrow().write(&self.directory).map_err(place)
     }
 
     /// Goes on watching a router that an earlier daemon has started, or starts the one that should
@@ -316,9 +311,7 @@ impl App {
                     return Ok(());
                 }
             }
-            // An order that changes nothing is answered as soon as all others are done.
-            let nothing = Order::Start { slots: vec![] };
-            match timeout_at(deadline, self.ask(&nothing)).await {
+            match timeout_at(deadline, self.ask(&Order::Settle)).await {
                 Err(_) => break,
                 Ok(Ok(_)) => {
                     self.life.borrow_mut().proved = true;
@@ -419,7 +412,6 @@ impl App {
             created: record.created,
             why: life.why.clone(),
             status,
-            router_log: self.home.router_log(&record.definition.name),
             runtime: self.directory.clone(),
         }
     }

@@ -5,7 +5,7 @@
 //! dies, the routers go on; the next one finds them by their directories ([`crate::control::home`]).
 
 mod app;
-mod numbers;
+mod dump;
 mod record;
 
 use std::cell::{Cell, RefCell};
@@ -26,12 +26,12 @@ use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 use self::app::App;
-use self::numbers::{Known, Meant, meant, numbered};
 use self::record::Record;
 use crate::control::apps::{
     Action, Anew, AppState, Definition, Environment, Order, Outcome, Pong, Scale,
 };
 use crate::control::home::Home;
+use crate::control::targets::{Known, Meant, meant};
 use crate::control::{orders, socket};
 use crate::supervisor::output;
 use crate::sys::exec;
@@ -113,7 +113,7 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
         .map_err(system("the runtime"))?;
     let ending = LocalSet::new().block_on(&tokio, async {
         let manager = Rc::new(Manager {
-            home: Rc::new(home),
+            home,
             program: program.clone(),
             apps: RefCell::default(),
             next: Cell::new(0),
@@ -121,19 +121,10 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
             ends: Notify::new(),
         });
         manager.take_over();
-        if resurrect {
-            manager.bring_back().await;
-        }
         let socket = manager.home.socket();
-        let listener = private::listen(&socket)
-            .and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                UnixListener::from_std(listener)
-            })
-            .map_err(system(&socket.display().to_string()))?;
+        let listener = private::serve(&socket).map_err(system(&socket.display().to_string()))?;
         tracing::info!(socket = %socket.display(), "daemon ready");
-        tell_service_manager("READY=1");
-        let ending = manager.serve(&listener).await.map_err(system("signals"))?;
+        let ending = manager.serve(&listener, resurrect).await.map_err(system("signals"))?;
         if ending == Ending::Over {
             // It may have been replaced or removed by others.
             let _removed = fs::remove_file(&socket);
@@ -170,7 +161,7 @@ fn tell_service_manager(text: &str) {
 type Target = (Rc<App>, Option<Vec<u16>>);
 
 struct Manager {
-    home: Rc<Home>,
+    home: Home,
     /// What is run as the apps' routers.
     program: PathBuf,
     /// In the order in which they came.
@@ -212,7 +203,12 @@ impl Manager {
         }
     }
 
-    async fn serve(self: &Rc<Self>, listener: &UnixListener) -> io::Result<Ending> {
+    /// Does what it is asked, by clients and by signals, until it is to end.
+    async fn serve(
+        self: &Rc<Self>,
+        listener: &UnixListener,
+        resurrect: bool,
+    ) -> io::Result<Ending> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
@@ -220,6 +216,13 @@ impl Manager {
         // As PM2's: whoever closes the terminal does not mean the apps.
         let mut hangup = signal(SignalKind::hangup())?;
         exec::release_signals()?;
+        let manager = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if resurrect {
+                manager.bring_back().await;
+            }
+            tell_service_manager("READY=1");
+        });
         let manager = Rc::clone(self);
         let mut serving = std::pin::pin!(socket::serve(listener, move |order: Order| {
             let manager = Rc::clone(&manager);
@@ -254,6 +257,10 @@ impl Manager {
     }
 
     async fn obey(self: &Rc<Self>, order: Order) -> Result<Value, String> {
+        let harmless = matches!(order, Order::Ping | Order::List | Order::Kill);
+        if self.ending.get().is_some() && !harmless {
+            return Err("the daemon is ending, or becomes another program; ask again".to_owned());
+        }
         match order {
             Order::Ping => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -284,6 +291,12 @@ impl Manager {
             Order::Save => json(&self.save()?),
             Order::Resurrect => json(&self.resurrect().await?),
             Order::Update => json(&self.update().await),
+            Order::Renew => {
+                self.ending.set(Some(Ending::Upgrade));
+                self.ends.notify_one();
+                // The connection ends with this program.
+                std::future::pending().await
+            }
             Order::Kill => {
                 self.end().await;
                 Ok(Value::Null)
@@ -300,14 +313,8 @@ impl Manager {
     fn meant(&self, targets: &[String]) -> Result<Vec<Target>, String> {
         let apps = self.apps.borrow();
         let records: Vec<_> = apps.iter().map(|app| app.record.borrow()).collect();
-        let known: Vec<Known<'_>> = records
-            .iter()
-            .map(|record| Known {
-                name: &record.definition.name,
-                namespace: &record.definition.namespace,
-                ids: &record.ids,
-            })
-            .collect();
+        let known: Vec<Known<'_>> =
+            records.iter().map(|record| record.definition.known(&record.ids)).collect();
         let found = meant(targets, &known)?;
         Ok(found.into_iter().map(|Meant { app, slots }| (Rc::clone(&apps[app]), slots)).collect())
     }
@@ -530,8 +537,11 @@ impl Manager {
         self.apps.borrow().iter().for_each(|app| app.reopen_logs());
     }
 
-    /// Ends all apps, at the same time, and then the daemon.
+    /// Ends all apps, at the same time, and then the daemon. Whoever wishes for it again has it.
     async fn end(&self) {
+        if self.ending.replace(Some(Ending::Over)) == Some(Ending::Over) {
+            return;
+        }
         let apps = std::mem::take(&mut *self.apps.borrow_mut());
         let ended = all(apps.into_iter().map(|app| async move {
             let _busy = app.busy.lock().await;
@@ -542,11 +552,10 @@ impl Manager {
         for (app, error) in ended.await.into_iter().filter_map(Result::err) {
             tracing::error!(app, error, "it is left behind");
         }
-        self.ending.set(Some(Ending::Over));
         self.ends.notify_one();
     }
 
-    /// Has every router go on as the program that lies where it lay, and then the daemon.
+    /// Has every router go on as the program that lies where it lay.
     async fn update(self: &Rc<Self>) -> Vec<Outcome> {
         let apps = self.apps.borrow().clone();
         let tasks = apps.into_iter().filter(|app| app.runs()).map(|app| {
@@ -557,84 +566,8 @@ impl Manager {
                 manager.outcome(&app, None, outcome)
             }
         });
-        let outcomes = all(tasks).await;
-        // A program that none of the routers could become is none for the daemon, either.
-        if outcomes.iter().all(|outcome| outcome.error.is_none()) {
-            self.ending.set(Some(Ending::Upgrade));
-            self.ends.notify_one();
-        }
-        outcomes
+        all(tasks).await
     }
-
-    /// What was saved, if anything was: as the host starts.
-    async fn bring_back(self: &Rc<Self>) {
-        if !self.home.dump().exists() {
-            tracing::info!("nothing was saved");
-            return;
-        }
-        match self.resurrect().await {
-            Ok(outcomes) => {
-                for Outcome { name, error, .. } in outcomes {
-                    match error {
-                        None => tracing::info!(app = name, "runs again"),
-                        Some(error) => tracing::error!(app = name, error, "does not run again"),
-                    }
-                }
-            }
-            Err(error) => tracing::error!(error, "what was saved does not run"),
-        }
-    }
-
-    /// Writes down which apps there are; the daemon need not live for them to be found again.
-    fn save(&self) -> Result<usize, String> {
-        let apps = self.apps.borrow();
-        let dump: Vec<_> = apps
-            .iter()
-            .map(|app| {
-                let record = app.record.borrow();
-                Saved { definition: record.definition.clone(), runs: record.runs }
-            })
-            .collect();
-        let path = self.home.dump();
-        let told = |error: io::Error| format!("cannot write {}: {error}", path.display());
-        // What was saved before stays beside it, as PM2 keeps it.
-        match fs::rename(&path, path.with_extension("json.bak")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
-            _ => {}
-        }
-        let text = serde_json::to_vec_pretty(&dump).map_err(|error| error.to_string())?;
-        private::replace(&path, &text).map_err(told)?;
-        Ok(dump.len())
-    }
-
-    /// Runs what was saved, but for what is there.
-    async fn resurrect(self: &Rc<Self>) -> Result<Vec<Outcome>, String> {
-        let path = self.home.dump();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(format!(
-                    "nothing was saved: there is no {} (router save)",
-                    path.display()
-                ));
-            }
-            read => read.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
-        };
-        let dump: Vec<Saved> = serde_json::from_slice(&text)
-            .map_err(|error| format!("{} is no list of apps: {error}", path.display()))?;
-        let missing = dump.into_iter().filter(|saved| self.named(&saved.definition.name).is_none());
-        let missing: Vec<Definition> = missing
-            .map(|Saved { definition, runs }| Definition { autostart: runs, ..definition })
-            .collect();
-        self.run(missing, Anew::Refuse).await
-    }
-}
-
-/// What `save` writes of an app.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Saved {
-    #[serde(flatten)]
-    definition: Definition,
-    runs: bool,
 }
 
 /// Asks an app's router for something that is done or not.
@@ -667,4 +600,27 @@ async fn all<T: 'static>(tasks: impl Iterator<Item = impl Future<Output = T> + '
         }
     }
     outcomes
+}
+
+/// So many numbers: those that are there, and the next ones that nobody has had.
+fn numbered(mut ids: Vec<u32>, workers: u16, next: &mut u32) -> Vec<u32> {
+    ids.truncate(workers.into());
+    while ids.len() < usize::from(workers) {
+        ids.push(*next);
+        *next += 1;
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_given_twice() {
+        let mut next = 3;
+        assert_eq!(numbered(vec![0, 1], 4, &mut next), [0, 1, 3, 4]);
+        assert_eq!(numbered(vec![0, 1, 3, 4], 1, &mut next), [0]);
+        assert_eq!((numbered(vec![0], 2, &mut next), next), (vec![0, 5], 6));
+    }
 }

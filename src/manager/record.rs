@@ -28,7 +28,7 @@ pub(super) struct Record {
 #[derive(Debug, Serialize)]
 struct Start<'a> {
     directory: &'a Path,
-    environment: Vec<(&'a str, String)>,
+    environment: Vec<(&'a String, &'a String)>,
     words: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ impl Record {
     }
 
     /// Writes down what is remembered, and what the app's router and its workers read.
-    pub(super) fn write(&self, directory: &Path, router_log: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
         private::replace(&directory.join("record.json"), &serde_json::to_vec(self)?)?;
         // The numbers of the workers, by slot: read whenever one is started.
         private::replace(&directory.join("ids"), &serde_json::to_vec(&self.ids)?)?;
@@ -58,7 +58,7 @@ impl Record {
         if let Source::Described(app) = &self.definition.app {
             private::replace(&described, &serde_json::to_vec(app)?)?;
         }
-        let start = self.start(directory, &described, router_log);
+        let start = self.start(directory, &described);
         private::replace(&directory.join("start.json"), &serde_json::to_vec(&start)?)
     }
 
@@ -75,22 +75,13 @@ impl Record {
         let _kept = fs::remove_dir(directory);
     }
 
-    fn start<'a>(&'a self, directory: &Path, described: &Path, router_log: &Path) -> Start<'a> {
+    fn start<'a>(&'a self, directory: &Path, described: &Path) -> Start<'a> {
         let Definition { options, environment, .. } = &self.definition;
-        let mut variables: Vec<(&str, String)> =
-            environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        // What the operator says on the command line, or in his environment, is stronger.
-        let said = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
-        if !said("ROUTER_LOG_FILE") {
-            variables.push(("ROUTER_LOG_FILE", router_log.display().to_string()));
-        }
-        let ours = ["--workers=", "--runtime-dir="];
-        let others =
-            options.iter().filter(|option| !ours.iter().any(|our| option.starts_with(our)));
+        // It may have been scaled since.
+        let others = options.iter().filter(|option| !option.starts_with("--workers="));
         let mut words: Vec<String> = others.cloned().collect();
         words.push(format!("--workers={}", self.ids.len()));
         words.push(format!("--runtime-dir={}", directory.display()));
-        // A name that looks like an option is none.
         match &self.definition.app {
             Source::Path(path) => words.push(path.display().to_string()),
             Source::Described(_) => words.push(described.display().to_string()),
@@ -99,7 +90,11 @@ impl Record {
             words.push("--".to_owned());
             words.extend(self.definition.app_args.iter().cloned());
         }
-        Start { directory: &self.definition.directory, environment: variables, words }
+        Start {
+            directory: &self.definition.directory,
+            environment: environment.iter().collect(),
+            words,
+        }
     }
 }
 

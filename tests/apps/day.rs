@@ -2,7 +2,7 @@
 
 use crate::harness::http::free_port;
 use crate::harness::load::Load;
-use crate::harness::{Connection, Home, Session, fixture};
+use crate::harness::{Connection, Home, SOON, Session, fixture, until};
 use serde_json::json;
 
 /// The file of a home with one app of two workers, on a port of its own.
@@ -90,11 +90,14 @@ fn one_worker_of_several_is_stopped_started_and_restarted() {
     assert_eq!(counted(&home), [json!(1), json!(1)]);
     home.router("reset chat").well();
     assert_eq!(counted(&home), [json!(0), json!(0)]);
+    let pid = home.router("pid 1").well().out;
+    assert_eq!(pid.trim(), home.pids("chat")[1].to_string());
+    assert_eq!(home.router("id 1").well().out.trim(), "1");
     home.router("delete 1").fails(&["router scale chat -1"]);
     let signalled = home.router("sendSignal SIGKILL 0").well();
     assert!(signalled.out.contains("[chat](0) sent SIGKILL"), "{}", signalled.out);
+    until("its end is counted", SOON, || (counted(&home)[0] == json!(1)).then_some(()));
     home.shows(&["chat 0 online", "chat 1 online"]);
-    assert_eq!(counted(&home)[0], json!(1));
 }
 
 /// What PM2 restarts for, an upgrade and a reload do without a gap.
@@ -125,6 +128,7 @@ fn what_is_wrong_is_said_before_anything_is_touched() {
     home.router("stop chat").fails(&["no daemon keeps apps", "router start app.js"]);
     home.router("start nothing.js").fails(&["there is no", "nothing.js"]);
     home.router("start a.js --workers many").fails(&["max, or -N"]);
+    home.router("start a.js --runtime-dir x").fails(&["--runtime-dir", "the daemon's to choose"]);
     home.router("deploy production").fails(&["leaves out", "router reload"]);
     home.here.write("two.config.js", "module.exports = [{ script: 'a.js' }, { script: 'a.js' }]");
     home.router("start two.config.js").fails(&["two apps are called a", "`name`"]);

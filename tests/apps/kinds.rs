@@ -6,6 +6,8 @@ use crate::harness::{Connection, Home, SOON, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 
 /// A script of another language that says who it is, what it was told, and when it is asked to end.
 const JOB: &str = "echo \"job $$ instance $NODE_APP_INSTANCE id $pm_id mode $exec_mode $COLOUR $1\"
@@ -122,6 +124,44 @@ fn the_daemon_and_the_routers_become_the_next_program() {
     until("another router", SOON, || Some(home.app_router("one")).filter(another));
     let log = fs::read_to_string(home.path().join("daemon.log")).unwrap();
     assert_eq!(log.matches("daemon ready").count(), 2, "{log}");
+}
+
+/// As a unit with `StateDirectory=` and its like has it, that is told when everything runs.
+#[test]
+fn a_system_service_keeps_its_things_where_systemd_says() {
+    let home = Home::new();
+    home.here.write("idle.js", "setInterval(() => {}, 1e6)");
+    home.router("start idle.js --interpreter node -w 1 -l 127.0.0.1:0").well();
+    home.router("save").well();
+    home.router("kill").well();
+    let [state, run, logs] = ["state", "run", "log"].map(|name| home.path().join(name));
+    fs::create_dir(&state).unwrap();
+    fs::rename(home.path().join("dump.json"), state.join("dump.json")).unwrap();
+    let told = UnixDatagram::bind(home.path().join("notify")).unwrap();
+    told.set_read_timeout(Some(SOON)).unwrap();
+    let hears = |wanted: &str| {
+        let mut text = [0; 256];
+        let length = told.recv(&mut text).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+        assert_eq!(std::str::from_utf8(&text[..length]), Ok(wanted));
+    };
+    let mut daemon = home
+        .command()
+        .args(["daemon", "--resurrect"])
+        .env_remove("ROUTER_HOME")
+        .env("STATE_DIRECTORY", &state)
+        .env("RUNTIME_DIRECTORY", &run)
+        .env("LOGS_DIRECTORY", &logs)
+        .env("NOTIFY_SOCKET", home.path().join("notify"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    hears("READY=1");
+    assert!(run.join("daemon.sock").exists() && run.join("apps/idle/control").exists());
+    assert!(logs.exists() && !home.path().join("daemon.sock").exists());
+    signal(daemon.id(), Signal::SIGTERM);
+    hears("STOPPING=1");
+    assert!(daemon.wait().unwrap().success());
+    assert!(!run.join("apps/idle").exists(), "its app has ended with it");
 }
 
 #[test]

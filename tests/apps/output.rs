@@ -39,7 +39,7 @@ fn the_last_lines_and_what_comes() {
         ["0|speaker | out 18", "0|speaker | out 19", "1|speaker | out 18", "1|speaker | out 19"];
     assert_eq!(lines, expected);
     let raw = home.router("logs 0 --lines 1 --nostream --err --raw").well().out;
-    assert!(raw.lines().any(|line| line == "error 19"), "{raw}");
+    assert_eq!(raw, "error 19\n", "of that worker alone");
     let json = home.router("logs speaker --lines 1 --nostream --err --json").well().out;
     let parsed: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     assert_eq!((&parsed["message"], &parsed["type"]), (&"error 19".into(), &"err".into()));

@@ -39,7 +39,7 @@ pub(super) use self::queue::{Chunk, Handle};
 pub use self::queue::{QUEUE_MAX, QUEUES_MAX};
 use super::ids::Ids;
 use super::output::Printer;
-use crate::config::{Config, DateFormat, LogFile, LogForm, Rotation};
+use crate::config::{self, Config, DateFormat, LogFile, LogForm, Rotation};
 use crate::sys::exec;
 
 /// How long opening all files may take at the start. They are opened again by their threads: a disk
@@ -114,7 +114,8 @@ pub fn flush(patience: Duration) {
 /// The first that cannot.
 pub fn check(config: &Config, ids: &mut Ids) -> Result<(), LogError> {
     let numbers = (0..config.app.workers).map(|slot| ids.number(slot));
-    let files: Vec<LogFile> = numbers.flat_map(|number| config.app.logs.files(number)).collect();
+    let files: Vec<LogFile> =
+        numbers.flat_map(|number| config.app.logs.targets.files(number)).collect();
     if files.is_empty() {
         return Ok(());
     }
@@ -148,7 +149,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether a log file can be opened. It is not made: the worker may have another number.
 fn try_out(path: &Path) -> io::Result<()> {
-    let path = at_home(path);
+    let path = place(path);
     make_directory(&path)?;
     match (options(&path).open(&path), path.parent()) {
         (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
@@ -176,10 +177,9 @@ fn make_directory(path: &Path) -> io::Result<()> {
     })
 }
 
-/// With the home directory in the place of `~`.
-fn at_home(path: &Path) -> PathBuf {
-    let home = path.strip_prefix("~").ok().zip(std::env::var_os("HOME"));
-    home.map_or_else(|| path.to_owned(), |(below, home)| PathBuf::from(home).join(below))
+/// Where a file really is.
+fn place(path: &Path) -> PathBuf {
+    config::at_home(path, std::env::var_os("HOME").as_ref().map(Path::new))
 }
 
 /// Where the lines of one of a worker's streams go.
@@ -200,7 +200,7 @@ pub(super) fn outlets(config: &Config, number: u32, printer: &Printer) -> [Outle
     let outlet = || Outlet { printer: printer.clone(), files: Vec::new(), number };
     let mut outlets = [outlet(), outlet()];
     let [out, error] = &mut outlets;
-    for file in logs.files(number) {
+    for file in logs.targets.files(number) {
         let look =
             || Look { app: config.app.name.clone(), date: logs.date.clone(), form: logs.form };
         if file.out {
@@ -240,7 +240,7 @@ struct Files {
 impl Files {
     /// A file, for one more who writes there. How it looks and is rotated the first one decides.
     fn open(&'static self, path: &Path, look: Look, rotation: Rotation) -> Handle {
-        let path = at_home(path);
+        let path = place(path);
         let mut queues = self.lock();
         if let Some(handle) = queues.get(&path).and_then(Queue::enter) {
             return handle;

@@ -1,27 +1,32 @@
-//! Which apps are meant, and the numbers of their workers. Pure.
+//! Which apps and workers are meant by the words of a command. Pure.
 
 use std::collections::BTreeSet;
 
 /// What is to be known of an app to find it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known<'a> {
-    pub(super) name: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) ids: &'a [u32],
+pub struct Known<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The workers' numbers, by slot.
+    pub ids: &'a [u32],
 }
 
 /// One app that is meant, by its place in the list; and the slots, if only some are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Meant {
-    pub(super) app: usize,
-    pub(super) slots: Option<Vec<u16>>,
+pub struct Meant {
+    /// Which.
+    pub app: usize,
+    /// Of which workers.
+    pub slots: Option<Vec<u16>>,
 }
 
 /// The apps and workers that are meant by these words, each once, in the list's order.
 ///
 /// # Errors
 /// A word that means none; the message says which there are.
-pub(super) fn meant(targets: &[String], apps: &[Known<'_>]) -> Result<Vec<Meant>, String> {
+pub fn meant(targets: &[String], apps: &[Known<'_>]) -> Result<Vec<Meant>, String> {
     let mut whole = BTreeSet::new();
     let mut some: BTreeSet<(usize, u16)> = BTreeSet::new();
     for target in targets {
@@ -81,16 +86,6 @@ fn unknown(target: &str, apps: &[Known<'_>]) -> String {
     )
 }
 
-/// So many numbers: those that are there, and the next ones that nobody has had.
-pub(super) fn numbered(mut ids: Vec<u32>, workers: u16, next: &mut u32) -> Vec<u32> {
-    ids.truncate(workers.into());
-    while ids.len() < usize::from(workers) {
-        ids.push(*next);
-        *next += 1;
-    }
-    ids
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,13 +130,5 @@ mod tests {
             meant(&["x".to_owned()], &[]).expect_err("none").contains("no app has been started")
         );
         assert_eq!(meant(&["all".to_owned()], &[]), Ok(vec![]));
-    }
-
-    #[test]
-    fn numbers_are_not_given_twice() {
-        let mut next = 3;
-        assert_eq!(numbered(vec![0, 1], 4, &mut next), [0, 1, 3, 4]);
-        assert_eq!(numbered(vec![0, 1, 3, 4], 1, &mut next), [0]);
-        assert_eq!((numbered(vec![0], 2, &mut next), next), (vec![0, 5], 6));
     }
 }
