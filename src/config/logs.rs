@@ -152,7 +152,7 @@ pub struct RawLogs {
     pub log_file: Option<Combined>,
     /// Where the files are that no other setting names.
     pub directory: Option<PathBuf>,
-    /// See [`Logs::merged`].
+    /// See [`Targets::merged`].
     pub merge_logs: Option<bool>,
     /// See [`Logs::date`].
     pub date_format: Option<DateFormat>,
