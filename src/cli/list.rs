@@ -69,10 +69,8 @@ fn rows(app: &AppState) -> Vec<Row> {
             let status = match app.state {
                 RouterState::Online if app.status.is_none() => "launching",
                 // A slot that is to be filled is spoken of.
-                RouterState::Online | RouterState::Stopped => "stopped",
-                RouterState::Stopping => "stopping",
-                RouterState::Waiting => "waiting restart",
-                RouterState::Errored => "errored",
+                RouterState::Online => "stopped",
+                other => word(other),
             };
             rows.push(Row { id: Some(*id), status, worker: nobody(slot) });
         }
@@ -87,7 +85,18 @@ fn rows(app: &AppState) -> Vec<Row> {
     rows
 }
 
-/// PM2's words, where it has one.
+/// PM2's words for an app as a whole.
+const fn word(state: RouterState) -> &'static str {
+    match state {
+        RouterState::Online => "online",
+        RouterState::Stopped => "stopped",
+        RouterState::Stopping => "stopping",
+        RouterState::Waiting => "waiting restart",
+        RouterState::Errored => "errored",
+    }
+}
+
+/// PM2's words for a worker, where it has one.
 fn status(router: RouterState, worker: &str) -> &'static str {
     match (router, worker) {
         (RouterState::Stopping, _) | (_, "stopping") => "stopping",
@@ -202,13 +211,6 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
     let mut table = new_table();
     let created = app.created.to_string();
     let words = definition.options.join(" ");
-    let state = match app.state {
-        RouterState::Online => "online",
-        RouterState::Stopped => "stopped",
-        RouterState::Stopping => "stopping",
-        RouterState::Waiting => "waiting restart",
-        RouterState::Errored => "errored",
-    };
     let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
     let runtime = app.runtime.display().to_string();
     let files: Vec<String> = logs::worker_files(app, &app.ids)
@@ -220,7 +222,7 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("name", definition.name.clone()),
         ("namespace", definition.namespace.clone()),
         ("ids", ids.join(", ")),
-        ("status", state.to_owned()),
+        ("status", word(app.state).to_owned()),
         ("why", app.why.clone().unwrap_or_else(|| "-".to_owned())),
         ("script path", definition.script.display().to_string()),
         ("script args", definition.app_args.join(" ")),
