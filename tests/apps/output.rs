@@ -29,6 +29,27 @@ fn speakers(home: &Home) {
 }
 
 #[test]
+fn the_one_process_of_an_app_that_asks_for_no_number_has_none_in_its_logs() {
+    let home = Home::new();
+    home.here.write("speaker.js", SPEAKER);
+    home.here.write(
+        "ecosystem.config.js",
+        "module.exports = [{ name: 'alone', script: 'speaker.js', exec_mode: 'fork' }]",
+    );
+    home.router("start").well();
+    assert!(home.path().join("logs/alone-out.log").exists());
+    let shown = || home.router("logs alone --lines 1 --nostream --out").well().out;
+    until("what it says", SOON, || (shown() == "0|alone | out 19\n").then_some(()));
+    // The files are the same after it was started by its record, and scaled.
+    home.router("restart alone").well();
+    home.router("scale alone 2").well();
+    until("all three processes", SOON, || {
+        let said = fs::read_to_string(home.path().join("logs/alone-out.log")).unwrap();
+        (said.matches("out 0\n").count() == 3).then_some(())
+    });
+}
+
+#[test]
 fn the_last_lines_and_what_comes() {
     let home = Home::new();
     speakers(&home);
