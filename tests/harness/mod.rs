@@ -2,6 +2,7 @@
 //! Everything waits with a deadline and ends what it started, by id.
 
 pub mod browser;
+pub mod debian;
 pub mod home;
 pub mod http;
 pub mod load;
@@ -12,6 +13,7 @@ pub mod plain;
 pub mod polling;
 pub mod process;
 pub mod router;
+pub mod terminal;
 
 pub use home::Home;
 pub use http::{Connection, Response};

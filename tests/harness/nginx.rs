@@ -1,15 +1,14 @@
-//! nginx in front of what is tested, as a reverse proxy that keeps its upstream connections: the
-//! one on PATH, or else the distribution's package, fetched once into tests/.cache and unpacked
-//! there.
+//! nginx in front of what is tested, as a reverse proxy that keeps its upstream connections.
 
+use super::debian::Package;
 use super::http::free_port;
 use super::log::Log;
 use super::plain::end;
-use super::{Connection, SOON, TempDir, node, until};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use super::{Connection, SOON, TempDir, until};
+use std::process::{Child, Stdio};
+
+const NGINX: Package =
+    Package { program: "nginx", packages: &["nginx"], trial: &["-e", "stderr", "-v"] };
 
 /// A running nginx. Dropping it ends it, and a failing test shows what it complained of.
 pub struct Nginx {
@@ -25,7 +24,9 @@ impl Nginx {
     pub fn before(upstream: u16) -> Self {
         let (port, directory) = (free_port(), TempDir::new());
         let config = directory.write("nginx.conf", &configuration(port, upstream));
-        let mut child = Command::new(program())
+        let mut child = NGINX
+            .installed()
+            .command()
             .args(["-e", "stderr", "-p"])
             .arg(directory.path())
             .arg("-c")
@@ -99,55 +100,4 @@ http {{
 }}
 "
     )
-}
-
-fn program() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| installed().unwrap_or_else(fetched))
-}
-
-/// Distributions put it where only root looks.
-fn installed() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|directory| directory.join("nginx"))
-        .find(|program| program.is_file())
-}
-
-/// With lists of packages of our own: root's may be missing, and only root can fetch them.
-fn fetched() -> PathBuf {
-    let _one_at_a_time = node::lock_cache();
-    let directory = node::cache().join("debian");
-    let program = directory.join("usr/sbin/nginx");
-    if !program.exists() {
-        let lists = directory.join("lists");
-        fs::create_dir_all(lists.join("partial")).unwrap();
-        let mut apt: Vec<String> = vec![format!("Dir::State::Lists={}", lists.display())];
-        apt.extend(["Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="].map(str::to_owned));
-        apt.extend(["Debug::NoLocking=true", "APT::Sandbox::User="].map(str::to_owned));
-        let apt: Vec<&str> = apt.iter().flat_map(|option| ["-o", option]).collect();
-        run(&directory, "apt-get", &[&apt[..], &["update"]].concat());
-        run(&directory, "apt-get", &[&apt[..], &["download", "nginx"]].concat());
-        let package = fs::read_dir(&directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .find(|name| name.starts_with("nginx_") && name.ends_with(".deb"));
-        run(&directory, "dpkg-deb", &["-x", &package.expect("apt-get downloads a package"), "."]);
-        fs::remove_dir_all(lists).unwrap();
-    }
-    run(&directory, program.to_str().unwrap(), &["-e", "stderr", "-v"]);
-    program
-}
-
-fn run(directory: &Path, program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).current_dir(directory).output();
-    let (success, said) = match output {
-        Ok(output) => {
-            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-        Err(error) => (false, error.to_string()),
-    };
-    let command = format!("{program} {}", arguments.join(" "));
-    assert!(success, "no nginx: neither on PATH nor fetched; install it. {command}: {said}");
 }
