@@ -18,7 +18,7 @@ use super::commands::{self, Command};
 use super::define::{self, Context};
 use super::list::Found;
 use super::logs::{self, Log, Tail};
-use super::{discover, list, print, print_some, startup};
+use super::{discover, list, monit, print, print_some, startup};
 use crate::config::service::DIRECTORIES;
 use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
 use crate::control::home::Home;
@@ -204,6 +204,11 @@ impl Client {
                 let mut text = Vec::new();
                 clap_mangen::Man::new(commands::table()).render(&mut text)?;
                 print(&String::from_utf8_lossy(&text))
+            }
+            Command::Monit => {
+                let apps = self.ask(&Order::List)?;
+                monit::run(&self.tokio, &self.home.socket(), apps)?;
+                Ok(ExitCode::SUCCESS)
             }
             Command::Logs(wanted) => self.logs(wanted),
             Command::Flush(which) => self.flush(&which.targets),

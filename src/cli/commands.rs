@@ -57,6 +57,9 @@ pub enum Command {
     /// Show what the workers print, the last lines first
     #[command(visible_alias = "log")]
     Logs(Logs),
+    /// Watch apps, workers and logs live in the terminal, and act on them with keys
+    #[command(visible_alias = "dash", aliases = ["dashboard", "imonit"])]
+    Monit,
     /// Empty the logs
     Flush(MaybeTargets),
     /// Open all logs again, after they were moved away
@@ -323,10 +326,6 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
     (&["attach"], "workers have no terminal; `router logs APP` shows what they print"),
     (&["web"], "--admin has /status as JSON, and a page"),
     (
-        &["monit", "dash", "dashboard", "imonit"],
-        "`router list` shows how the workers stand, `router logs` what they say",
-    ),
-    (
         &[
             "deepUpdate",
             "updatePM2",
@@ -434,6 +433,8 @@ mod tests {
             "restart a.config.js --only x --env production --update-env",
             "id a",
             "cleardump",
+            "monit",
+            "dash",
         ] {
             assert!(parse(line).expect(line).command.is_some(), "{line}");
         }

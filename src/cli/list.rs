@@ -42,10 +42,12 @@ fn workers(app: &AppState) -> &[Worker] {
 }
 
 /// One row: a worker, or the place of one.
-struct Row {
-    id: Option<u32>,
-    status: &'static str,
-    worker: Worker,
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Its number; none: it was scaled away.
+    pub(super) id: Option<u32>,
+    pub(super) status: &'static str,
+    pub(super) worker: Worker,
 }
 
 /// A worker that its router says nothing of.
@@ -54,7 +56,7 @@ fn nobody(slot: usize) -> Worker {
 }
 
 /// The rows of an app, by slot. A worker that drains beside its successor is a row of its own.
-fn rows(app: &AppState) -> Vec<Row> {
+pub(super) fn rows(app: &AppState) -> Vec<Row> {
     let workers = workers(app);
     let mut rows = Vec::new();
     for (slot, id) in app.ids.iter().enumerate() {
@@ -86,7 +88,7 @@ fn rows(app: &AppState) -> Vec<Row> {
 }
 
 /// PM2's words for an app as a whole.
-const fn word(state: RouterState) -> &'static str {
+pub(super) const fn word(state: RouterState) -> &'static str {
     match state {
         RouterState::Online => "online",
         RouterState::Stopped => "stopped",
@@ -115,7 +117,12 @@ pub(super) struct Found<'a> {
     slots: Option<Vec<u16>>,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// All of it.
+    pub(super) const fn whole(app: &'a AppState) -> Self {
+        Self { app, slots: None }
+    }
+
     /// The workers' numbers.
     pub(super) fn ids(&self) -> Vec<u32> {
         let slots = (0_u16..).zip(&self.app.ids);
@@ -251,7 +258,7 @@ fn since(seconds: &str) -> String {
 }
 
 /// `3s`, `12m`, `5h`, `2D`, as PM2 writes it.
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     let minutes = seconds / 60.0;
     match seconds {
         s if s < 60.0 => format!("{s:.0}s"),
@@ -262,7 +269,7 @@ fn span(seconds: f64) -> String {
 }
 
 /// `53.1mb`, as PM2 writes it.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["b", "kb", "mb", "gb", "tb"];
     let (mut size, mut unit) = (bytes, 0);
     let mut tenths = 0;

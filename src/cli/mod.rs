@@ -12,6 +12,7 @@ mod install;
 mod languages;
 mod list;
 mod logs;
+mod monit;
 mod options;
 mod saved;
 mod startup;

@@ -4,4 +4,5 @@ mod control;
 mod day;
 mod fate;
 mod kinds;
+mod monit;
 mod output;

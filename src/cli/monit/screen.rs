@@ -1,0 +1,355 @@
+//! The picture of a [`Model`].
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line as Text, Span};
+use ratatui::widgets::{
+    Block, Cell, Paragraph, RenderDirection, Row, Sparkline, Table, TableState,
+};
+
+use super::super::list::{self, size, span};
+use super::model::{Line, Model};
+use super::past::{Measure, Past};
+
+/// The columns of a plot inside the table.
+const SMALL_PLOT: u16 = 8;
+/// Plots inside the table need a terminal so wide, in columns.
+const WIDE: u16 = 108;
+/// All plots stand side by side in a terminal so wide, in columns.
+const VERY_WIDE: u16 = 132;
+/// A lower terminal shows no plots, in lines.
+const LOW: u16 = 20;
+/// In a lower terminal plots are one line high, in lines.
+const HIGH: u16 = 32;
+/// How high a value can be drawn, in steps.
+const STEPS: u32 = 1000;
+
+const KEYS: &str = "↑↓ choose  r reload  R restart  s stop/start  + - scale  space hold  q leave";
+
+/// Draws it; the logs are the last lines that fit.
+pub(super) fn draw<'a>(
+    frame: &mut Frame<'_>,
+    model: &Model,
+    logs: impl DoubleEndedIterator<Item = &'a str>,
+) {
+    let area = frame.area();
+    let rows_of_plots = if area.width < VERY_WIDE { 2 } else { 1 };
+    let plots = rows_of_plots
+        * match area.height {
+            0..LOW => 0,
+            LOW..HIGH => 3,
+            _ => 4,
+        };
+    // The logs have what is left, and a quarter of the screen at least.
+    let lines = u16::try_from(model.lines.len()).unwrap_or(u16::MAX);
+    let most = area.height.saturating_sub(plots + 2 + area.height / 4).max(4);
+    let table = lines.saturating_add(3).min(most);
+    let [head, apps, measures, log, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(table),
+        Constraint::Length(plots),
+        Constraint::Fill(1),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_head(frame, head, model);
+    draw_apps(frame, apps, model);
+    if let Some(line) = model.chosen() {
+        draw_plots(frame, measures, model, line);
+    }
+    draw_logs(frame, log, model, logs);
+    draw_foot(frame, foot, model);
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let (ready, wanted) = model.serving();
+    let apps = model.apps.len();
+    let mut head = vec![
+        Span::from(format!(" router {} ", env!("CARGO_PKG_VERSION"))).bold().reversed(),
+        Span::from(format!("  {apps} {}", if apps == 1 { "app" } else { "apps" })),
+        Span::from(format!("  {ready} of {wanted} workers online")).fg(if ready < wanted {
+            Color::Yellow
+        } else {
+            Color::Green
+        }),
+    ];
+    if let Some(why) = &model.lost {
+        head.push(Span::from(format!("  no answer: {why}")).fg(Color::Red).bold());
+    }
+    frame.render_widget(Text::from(head), area);
+}
+
+fn draw_apps(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let wide = area.width >= WIDE;
+    let plot = if wide { SMALL_PLOT } else { 0 };
+    let columns = [
+        ("id", Constraint::Length(4)),
+        ("name", Constraint::Fill(1)),
+        ("status", Constraint::Length(9)),
+        ("pid", Constraint::Length(7)),
+        ("up", Constraint::Length(4)),
+        ("↺", Constraint::Length(3)),
+        ("sess", Constraint::Length(6)),
+        ("conn/s", Constraint::Length(6)),
+        ("lag", Constraint::Length(6)),
+        ("cpu", Constraint::Length(5)),
+        ("", Constraint::Length(plot)),
+        ("mem", Constraint::Length(8)),
+        ("", Constraint::Length(plot)),
+    ];
+    let header = Row::new(columns.map(|(title, _)| title)).style(Modifier::BOLD);
+    let rows = model.lines.iter().map(|line| row(model, line));
+    let table = Table::new(rows, columns.map(|(_, width)| width))
+        .header(header)
+        .row_highlight_style(Style::new().reversed())
+        .block(Block::bordered().title(" apps and workers "));
+    let mut state = TableState::new().with_selected(model.chosen_at());
+    frame.render_stateful_widget(table, area, &mut state);
+    if model.looked && model.lines.is_empty() {
+        let inner = area.inner(ratatui::layout::Margin::new(2, 2));
+        frame.render_widget("there is no app: router start app.js", inner);
+    }
+}
+
+fn row<'a>(model: &'a Model, line: &'a Line) -> Row<'a> {
+    let app = &model.apps[line.app];
+    let past = model.past(&line.subject);
+    let number = |measure| text(measure, past.and_then(|past| past.now(measure)));
+    let plot = |measure| past.map_or_else(String::new, |past| small_plot(past, measure));
+    let ids = match &line.row {
+        Some(row) => row.id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        None => String::new(),
+    };
+    let (name, status, pid, uptime, restarts) = match &line.row {
+        None => {
+            let process = app.status.as_ref().map(|status| status.process);
+            let uptime = process.map_or(0.0, |process| process.uptime);
+            let pid = app.pid.unwrap_or_default();
+            (app.definition.name.clone(), list::word(app.state), pid, uptime, app.restarts)
+        }
+        Some(row) => {
+            let process = &row.worker.process;
+            let pid = u32::try_from(process.pid).unwrap_or_default();
+            let name = format!("  {}#{}", row.worker.slot, row.worker.generation);
+            (name, row.status, pid, process.uptime, row.worker.restarts)
+        }
+    };
+    let lives = |text: String| if pid == 0 { "-".to_owned() } else { text };
+    let color = match status {
+        "online" => Color::Green,
+        "errored" | "stopped" => Color::Red,
+        _ => Color::Yellow,
+    };
+    let cells = [
+        Cell::new(ids),
+        Cell::new(name),
+        Cell::new(status).style(color),
+        Cell::new(lives(pid.to_string())),
+        Cell::new(lives(span(uptime))),
+        Cell::new(restarts.to_string()),
+        Cell::new(number(Measure::Sessions)),
+        Cell::new(number(Measure::HandOffs)),
+        Cell::new(number(Measure::Lag)),
+        Cell::new(number(Measure::Cpu)),
+        Cell::new(plot(Measure::Cpu)).style(Color::Cyan),
+        Cell::new(number(Measure::Memory)),
+        Cell::new(plot(Measure::Memory)).style(Color::Cyan),
+    ];
+    let row = Row::new(cells);
+    if line.row.is_none() { row.style(Modifier::BOLD) } else { row }
+}
+
+/// The last looks in eight heights, the newest to the right.
+fn small_plot(past: &Past, measure: Measure) -> String {
+    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let values = past.of(measure);
+    let shown = usize::from(SMALL_PLOT);
+    let top = top(past, measure, shown);
+    let last = values.iter().skip(values.len().saturating_sub(shown));
+    let drawn = last.map(|value| {
+        value.map_or(' ', |value| {
+            let height = (value / top * 7.0).round().clamp(0.0, 7.0);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and 7"
+            )]
+            HEIGHTS[height as usize]
+        })
+    });
+    drawn.collect()
+}
+
+/// The highest of the last so many looks.
+fn top(past: &Past, measure: Measure, looks: usize) -> f64 {
+    let last = past.of(measure).iter().rev().take(looks).flatten();
+    last.copied().fold(measure.least_top(), f64::max)
+}
+
+fn draw_plots(frame: &mut Frame<'_>, area: Rect, model: &Model, line: &Line) {
+    if area.height == 0 {
+        return;
+    }
+    let measures = if line.row.is_some() { Measure::WORKER } else { Measure::APP };
+    let across = if area.width >= VERY_WIDE { 6 } else { 3 };
+    let rows = Layout::vertical(vec![Constraint::Fill(1); measures.len() / across]).split(area);
+    let places = rows
+        .iter()
+        .flat_map(|row| Layout::horizontal(vec![Constraint::Fill(1); across]).split(*row).to_vec());
+    let Some(past) = model.past(&line.subject) else { return };
+    for (place, measure) in places.zip(measures) {
+        let title = format!(" {} {} ", title(measure), text(measure, past.now(measure)));
+        let width = usize::from(place.width.saturating_sub(2));
+        let top = top(past, measure, width);
+        let heights = past.of(measure).iter().rev().take(width).map(|value| {
+            let steps = f64::from(STEPS);
+            let height = (value.unwrap_or_default() / top * steps).round().clamp(0.0, steps);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and STEPS"
+            )]
+            let height = height as u64;
+            height
+        });
+        let plot = Sparkline::default()
+            .data(heights.collect::<Vec<u64>>())
+            .max(STEPS.into())
+            .direction(RenderDirection::RightToLeft)
+            .style(Color::Cyan)
+            .block(Block::bordered().title(title));
+        frame.render_widget(plot, place);
+    }
+}
+
+fn draw_logs<'a>(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    model: &Model,
+    logs: impl DoubleEndedIterator<Item = &'a str>,
+) {
+    let mut title = model.chosen().map_or_else(String::new, |line| {
+        let of = match &line.row {
+            Some(row) => row.id.map_or_else(|| "-".to_owned(), |id| format!("worker {id}")),
+            None => about(model, line),
+        };
+        format!(" logs of {of} ")
+    });
+    if model.held {
+        title.push_str("(held) ");
+    }
+    let height = usize::from(area.height.saturating_sub(2));
+    let mut shown: Vec<Text<'_>> = logs.rev().take(height).map(Text::from).collect();
+    shown.reverse();
+    frame.render_widget(Paragraph::new(shown).block(Block::bordered().title(title)), area);
+}
+
+/// The app and how its router is.
+fn about(model: &Model, line: &Line) -> String {
+    let app = &model.apps[line.app];
+    let name = &app.definition.name;
+    let Some(status) = &app.status else {
+        return app.why.as_ref().map_or_else(|| name.clone(), |why| format!("{name} ({why})"));
+    };
+    let cpu = model.past(&line.subject).and_then(Past::router_cpu);
+    let busy = if status.reloading { ", reloading" } else { "" };
+    format!(
+        "{name} (its router: {}, cpu {}, {}{busy})",
+        status.engine,
+        text(Measure::Cpu, cpu),
+        size(status.process.memory)
+    )
+}
+
+fn draw_foot(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let foot = match (model.question(), model.said.is_empty()) {
+        (Some(question), _) => Span::from(format!(" {question} y/n")).fg(Color::Yellow).bold(),
+        (None, true) => Span::from(format!(" {KEYS}")).dim(),
+        (None, false) => Span::from(format!(" {}", model.said)),
+    };
+    frame.render_widget(Text::from(foot), area);
+}
+
+const fn title(measure: Measure) -> &'static str {
+    match measure {
+        Measure::HandOffs => "hand-offs/s",
+        Measure::Packets => "relayed packets/s",
+        Measure::Queue => "waits for it",
+        Measure::Sessions => "sessions",
+        Measure::Lag => "event-loop lag",
+        Measure::Cpu => "cpu",
+        Measure::Memory => "memory",
+    }
+}
+
+fn text(measure: Measure, value: Option<f64>) -> String {
+    let Some(value) = value else { return "-".to_owned() };
+    match measure {
+        Measure::HandOffs | Measure::Packets if value > 0.0 && value < 10.0 => {
+            format!("{value:.1}")
+        }
+        Measure::HandOffs | Measure::Packets | Measure::Sessions => format!("{value:.0}"),
+        Measure::Lag => format!("{:.0}ms", value * 1000.0),
+        Measure::Cpu => format!("{:.0}%", value * 100.0),
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of bytes, and was one before"
+        )]
+        Measure::Queue | Measure::Memory => size(value as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::app;
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn drawn(model: &Model, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("in memory");
+        let logs = ["0|a | first", "0|a | last \u{1b}[2J"];
+        terminal.draw(|frame| draw(frame, model, logs.into_iter())).expect("in memory");
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn every_size_of_terminal_is_drawn() {
+        let mut model = Model::default();
+        let crowd: Vec<(u16, u32)> = (0..64).map(|slot| (slot, 1)).collect();
+        for apps in [vec![], vec![app("a", &[(0, 1), (1, 2)])], vec![app("a", &crowd)]] {
+            model.see(apps);
+            for width in [1, 20, 80, 107, 108, 131, 132, 300] {
+                for height in [1, 2, 5, 19, 20, 24, 60] {
+                    drawn(&model, width, height);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn eighty_columns_show_everything_of_a_worker() {
+        let mut model = Model::default();
+        model.see(vec![app("a", &[(0, 1), (1, 2)])]);
+        model.see(vec![app("a", &[(0, 1), (1, 2)])]);
+        let picture = drawn(&model, 80, 24);
+        let shows = [
+            "2 of 2 workers online",
+            "1#2",
+            "online",
+            "sessions 6",
+            "hand-offs/s -",
+            "event-loop lag 4ms",
+            "memory 60.0mb",
+            "logs of a (its router: uring",
+            "0|a | last",
+            "r reload",
+        ];
+        for words in shows {
+            assert!(picture.contains(words), "{words:?} is not in\n{picture}");
+        }
+        assert!(!picture.contains('\u{1b}'), "a log cannot move the cursor");
+    }
+}
