@@ -285,8 +285,16 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
     let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
     let (portions, before, told) = match thawed {
         Ok(state) => {
-            let State { common, plane, listeners: places, mut supervisor, told, channels, .. } =
-                *state;
+            let State {
+                common,
+                plane,
+                listeners: places,
+                mut supervisor,
+                told,
+                channels,
+                admin,
+                ..
+            } = *state;
             let hopes = common.thaw(&shared);
             let accept = !supervisor.stopping();
             let places = listeners.thaw(places, &mut descriptors, accept).map_err(|reason| {
@@ -294,7 +302,14 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
             })?;
             supervisor.unstow(|place| descriptors.take(place));
             let portions = plane.divide(|place| descriptors.take(place), &places, hopes, &shared);
-            (portions, Before::Frozen(Box::new(supervisor), channels), told)
+            let admin = admin.map(|(address, sockets)| {
+                let sockets = sockets.into_iter().filter_map(|place| descriptors.take(place));
+                Admin::resume(address, sockets.collect())
+            });
+            let admin = admin
+                .transpose()
+                .map_err(|reason| DaemonError::System { what: "--admin", reason })?;
+            (portions, Before::Frozen(Box::new(supervisor), channels, admin), told)
         }
         Err((passed, kept)) => {
             listeners.give(passed);
@@ -320,7 +335,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
             tracing::info!(totals = %Totals(&shared.counters), "router stops");
             Ok(Over::Ended(outcome))
         }
-        Ok(Next::Upgrade { mut trial, supervisor, listeners, channels }) => {
+        Ok(Next::Upgrade { mut trial, supervisor, listeners, channels, admin }) => {
             let resting = threads.into_iter().filter_map(|thread| thread.join().ok().flatten());
             let mut descriptors = Descriptors::default();
             let now = clock();
@@ -332,6 +347,17 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 reason,
             })?;
             let lock = descriptors.add(lock);
+            let admin = match admin {
+                None => None,
+                Some(admin) => {
+                    let address = admin.address().clone();
+                    let sockets = admin
+                        .into_sockets()
+                        .map_err(|reason| DaemonError::System { what: "--admin", reason })?;
+                    let places = sockets.into_iter().map(|socket| descriptors.add(socket));
+                    Some((address, places.collect()))
+                }
+            };
             let state = Box::new(State {
                 common: Common::freeze(&shared, now),
                 plane,
@@ -340,6 +366,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 runtime: (runtime.directory().to_owned(), lock),
                 channels,
                 told: notify.borrow().told(),
+                admin,
             });
             match trial.show(&state, &descriptors).await {
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
@@ -391,6 +418,7 @@ enum Next {
         supervisor: Box<supervisor::Frozen>,
         listeners: Box<Listeners>,
         channels: Channels,
+        admin: Option<Admin>,
     },
 }
 
@@ -398,8 +426,8 @@ enum Next {
 enum Before {
     /// Nobody, or a router that has died, and the clients it had in hand.
     Dead(Kept),
-    /// Another program, with its workers and their channels.
-    Frozen(Box<supervisor::Frozen>, Channels),
+    /// Another program, with its workers, their channels, and its admin address.
+    Frozen(Box<supervisor::Frozen>, Channels, Option<Admin>),
 }
 
 /// The control thread: listeners and supervisor, until the workers have ended or a shard has.
@@ -429,8 +457,10 @@ impl Control<'_> {
         let asked = signal(SignalKind::user_defined2()).map_err(no_signals)?;
         let moved = signal(SignalKind::user_defined1()).map_err(no_signals)?;
         let mut kept = Kept::default();
+        let mut answered = None;
         let (origin, channels) = match before {
-            Before::Frozen(frozen, channels) => {
+            Before::Frozen(frozen, channels, admin) => {
+                answered = admin;
                 if self.upgraded {
                     tracing::info!(workers = frozen.workers(), "upgraded");
                 }
@@ -499,7 +529,7 @@ impl Control<'_> {
         }
         let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
-        let admin = self.admin(matches!(origin, Origin::Frozen(_)))?;
+        let admin = self.admin(answered, matches!(origin, Origin::Frozen(_)))?;
         let look = view::look(config, self.engine, shared, plane.view());
         let (order, ordered) = mpsc::unbounded_channel();
         let (upgrade, wished) = mpsc::unbounded_channel();
@@ -536,6 +566,7 @@ impl Control<'_> {
                     supervisor: frozen,
                     listeners: Box::new(listeners),
                     channels,
+                    admin,
                 })
             }
             Ok(Ended::Over(outcome)) => {
@@ -549,9 +580,14 @@ impl Control<'_> {
         }
     }
 
-    /// Opens the admin address. After an upgrade, done or failed, that it cannot be had is no reason
-    /// to end.
-    fn admin(&self, crossed: bool) -> Result<Option<Admin>, DaemonError> {
+    /// The admin address: as it was before, or opened. After an upgrade, done or failed, that it
+    /// cannot be had is no reason to end.
+    fn admin(&self, before: Option<Admin>, crossed: bool) -> Result<Option<Admin>, DaemonError> {
+        if before.as_ref().map(Admin::address) == self.config.admin.as_ref() {
+            return Ok(before);
+        }
+        // What is not asked for any more is given back first: the new one may be a part of it.
+        drop(before);
         let opened = self.config.admin.as_ref().map(Admin::open).transpose();
         match opened {
             Err(error) if crossed => {

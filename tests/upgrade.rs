@@ -14,6 +14,7 @@ use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Upgrades of one story.
@@ -86,6 +87,32 @@ both_engines! {
         let accepted = totals.split(' ').find_map(|count| count.strip_prefix("accepted="));
         let accepted: u64 = accepted.unwrap().parse().unwrap();
         assert!(accepted >= summary.connections(), "{totals}: {}", summary.0);
+    }
+
+    fn whoever_asks_how_it_stands_is_answered_all_the_while(engine) {
+        let directory = TempDir::new();
+        let unix = directory.path().join("admin");
+        for place in ["127.0.0.1:0".to_owned(), format!("unix:{}", unix.display())] {
+            let router = Router::on(engine).option("--admin", &place).start();
+            let tcp = place.starts_with("127").then(|| crate::admin::port(&router));
+            let over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let asking = scope.spawn(|| {
+                    let mut asked = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let mut probe =
+                            tcp.map_or_else(|| Connection::unix(&unix), Connection::tcp);
+                        assert_eq!(probe.get("/readyz").status, 200, "after {asked}");
+                        asked += 1;
+                    }
+                    asked
+                });
+                (0..5).for_each(|_| upgrade(&router));
+                over.store(true, Ordering::Relaxed);
+                assert!(asking.join().unwrap() > 5);
+            });
+        }
+        assert!(!unix.exists(), "it is taken away at the end");
     }
 
     fn a_program_that_cannot_take_over_leaves_the_old_one(engine) {

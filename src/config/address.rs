@@ -6,11 +6,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest path a Unix socket address has room for, in bytes.
 const UNIX_PATH_MAX: usize = 107;
 
 /// One address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// Every socket address the host part stands for. `[::]` means dual stack: IPv4 clients
     /// too, and plain `0.0.0.0` where the kernel has no IPv6.

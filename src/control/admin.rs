@@ -49,6 +49,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// Where it can be asked: open, and not answered yet.
 #[derive(Debug)]
 pub struct Admin {
+    /// As it was asked for.
+    address: Address,
     tcp: Vec<TcpListener>,
     unix: Option<(UnixListener, PathBuf)>,
 }
@@ -62,7 +64,7 @@ impl Admin {
     /// # Errors
     /// As bind(2) and listen(2).
     pub fn open(address: &Address) -> io::Result<Self> {
-        let mut admin = Self { tcp: Vec::new(), unix: None };
+        let mut admin = Self { address: address.clone(), tcp: Vec::new(), unix: None };
         match address {
             Address::Tcp(addresses) => {
                 for address in addresses {
@@ -77,6 +79,40 @@ impl Admin {
                 let socket: OwnedFd = socket::listen_unix(path)?;
                 tracing::info!(path = %path.display(), "admin listens");
                 admin.unix = Some((UnixListener::from_std(socket.into())?, path.clone()));
+            }
+        }
+        Ok(admin)
+    }
+
+    /// The address as it was asked for.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Its sockets, for whoever goes on in this process's place; they stay open, and clients that
+    /// come meanwhile wait in the kernel's queue.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn into_sockets(mut self) -> io::Result<Vec<OwnedFd>> {
+        let unix = self.unix.take().map(|(unix, _)| unix.into_std().map(OwnedFd::from));
+        let tcp = std::mem::take(&mut self.tcp).into_iter();
+        unix.into_iter().chain(tcp.map(|tcp| tcp.into_std().map(OwnedFd::from))).collect()
+    }
+
+    /// Goes on with the sockets of an address that was opened before.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn resume(address: Address, sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut admin = Self { address, tcp: Vec::new(), unix: None };
+        for socket in sockets {
+            match &admin.address {
+                Address::Tcp(_) => admin.tcp.push(TcpListener::from_std(socket.into())?),
+                Address::Unix(path) => {
+                    admin.unix = Some((UnixListener::from_std(socket.into())?, path.clone()));
+                }
             }
         }
         Ok(admin)

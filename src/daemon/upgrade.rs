@@ -36,6 +36,7 @@ use tokio::net::unix::pipe;
 
 use super::roll::Channels;
 use super::{listeners, notify};
+use crate::config::Address;
 use crate::shard::frozen::{Common, Place};
 use crate::shard::{Descriptors, Frozen};
 use crate::supervisor;
@@ -80,6 +81,9 @@ pub struct State {
     /// What the service manager has been told.
     #[serde(default)]
     pub told: notify::Told,
+    /// The admin address and its sockets.
+    #[serde(default)]
+    pub admin: Option<(Address, Vec<Place>)>,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.

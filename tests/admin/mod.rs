@@ -16,7 +16,7 @@ use std::net::TcpListener;
 /// Clients of the admin address that it must not mind.
 const NUISANCES: usize = 50;
 
-fn port(router: &Router) -> u16 {
+pub fn port(router: &Router) -> u16 {
     let address = router.event("admin listens").string("address").unwrap().to_owned();
     address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
@@ -68,11 +68,14 @@ both_engines! {
         for _ in 0..3 {
             Session::open(router.port()).unwrap();
         }
-        let seen = status(admin);
+        // A worker has a connection some moments before the router knows that it has.
+        let seen = until("three are taken", SOON, || {
+            let seen = status(admin);
+            (seen["totals"]["handed_off"] == 3).then_some(seen)
+        });
         assert_eq!(seen["engine"], engine.name());
         assert_eq!((&seen["wanted"], &seen["reloading"]), (&json!(2), &json!(false)));
         assert_eq!(seen["process"]["pid"], router.pid());
-        assert_eq!(seen["totals"]["handed_off"], 3);
         assert_eq!(seen["totals"]["handed_off_balanced"], 3);
         let told = seen["workers"].as_array().unwrap();
         assert_eq!(told.len(), 2);
@@ -174,7 +177,6 @@ both_engines! {
         assert!(counted.0 >= 2 && counted.1 >= 1, "{counted:?}");
         router.signal(Signal::SIGUSR2);
         router.event("upgraded");
-        router.event_number("admin listens", 2);
         assert_eq!(reloads(status(admin)), (json!(1), json!(1)));
         assert_eq!((restarts(0), restarts(1)), counted);
     }
@@ -223,7 +225,6 @@ both_engines! {
         let before = status(admin);
         router.signal(Signal::SIGUSR2);
         router.event("upgraded");
-        router.event_number("admin listens", 2);
         let after = status(admin);
         assert_eq!(after["process"]["pid"], before["process"]["pid"]);
         assert_eq!(after["totals"]["handed_off"], before["totals"]["handed_off"]);
