@@ -63,7 +63,7 @@ fn two_ports_and_a_script_in_one_daemon() {
     }
     let job = home.pids("job")[0];
     let said = until("what the job says", SOON, || {
-        let said = fs::read_to_string(home.path().join("logs/job-out-3.log")).unwrap_or_default();
+        let said = fs::read_to_string(home.path().join("logs/job-out.log")).unwrap_or_default();
         said.contains('\n').then_some(said)
     });
     assert_eq!(said, format!("job {job} instance 0 id 3 mode fork_mode red word\n"));
@@ -75,7 +75,7 @@ fn two_ports_and_a_script_in_one_daemon() {
         assert!(!alive(before));
         assert_eq!(home.rows(), rows);
     }
-    let said = fs::read_to_string(home.path().join("logs/job-out-3.log")).unwrap();
+    let said = fs::read_to_string(home.path().join("logs/job-out.log")).unwrap();
     assert_eq!(said.matches("ending\n").count(), 2, "{said}");
     home.router("scale job 2").well();
     assert_eq!(home.rows()[4], "job 6 online");
