@@ -3,12 +3,13 @@
 //! Whatever can be wrong is found here, where somebody reads it; what is remembered is the command
 //! line itself, so that an app in the background is run as it would be in the foreground.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::discover::{Found, discover};
 use super::{Options, evaluate, settle};
@@ -105,6 +106,9 @@ pub(super) fn define(
             options: given,
             app: source,
             app_args: options.app_args.clone(),
+            args: app.args,
+            node_args: app.node_args,
+            instance_var: app.instance_var,
             workers: app.workers,
             mode: app.mode.as_str().to_owned(),
             script: app.script,
@@ -130,7 +134,7 @@ pub(super) fn define(
         }
         Found::Ecosystem(file) => {
             let base = file.parent().unwrap_or(here).to_owned();
-            let apps = chosen(&file, options.only.as_deref())?;
+            let apps = chosen(&file, options.only.as_deref(), options.env.as_deref())?;
             if options.name.is_some() && apps.len() > 1 {
                 bail!("--name is for one app, and {} describes {}", file.display(), apps.len());
             }
@@ -146,11 +150,11 @@ pub(super) fn define(
 
 /// The names of the apps in an ecosystem file.
 pub(super) fn names(file: &Path, only: Option<&str>) -> Result<Vec<String>> {
-    Ok(chosen(file, only)?.into_iter().map(|(raw, _)| raw.label()).collect())
+    Ok(chosen(file, only, None)?.into_iter().map(|(raw, _)| raw.label()).collect())
 }
 
 /// The apps of a file that `--only` leaves: names with commas between them.
-fn chosen(file: &Path, only: Option<&str>) -> Result<Vec<(RawApp, Value)>> {
+fn chosen(file: &Path, only: Option<&str>, env: Option<&str>) -> Result<Vec<(RawApp, Value)>> {
     let exported = evaluate::evaluate("node", file)?;
     let name = file.display().to_string();
     let ecosystem = Ecosystem::from_json(&name, &exported)?;
@@ -159,6 +163,20 @@ fn chosen(file: &Path, only: Option<&str>) -> Result<Vec<(RawApp, Value)>> {
     }
     let values = config::app_values(&exported);
     let mut apps: Vec<(RawApp, Value)> = ecosystem.apps.into_iter().zip(values).collect();
+    if let Some(env) = env {
+        let described = apps.iter().any(|(app, _)| app.env_named.contains_key(env));
+        for (app, value) in &mut apps {
+            app.name_for(Some(env));
+            // As under PM2 some of the apps may have nothing of their own in it; that none has is
+            // an error.
+            if described && !app.env_named.contains_key(env) {
+                app.env_named.insert(env.to_owned(), BTreeMap::new());
+                if let Value::Object(object) = value {
+                    object.insert(format!("env_{env}"), Value::Object(Map::new()));
+                }
+            }
+        }
+    }
     if let Some(only) = only {
         let names: Vec<String> = apps.iter().map(|(app, _)| app.label()).collect();
         let wanted: Vec<&str> = only.split(',').map(str::trim).collect();
@@ -176,6 +194,8 @@ fn anywhere(mut value: Value, raw: &RawApp, base: &Path) -> Value {
         let cwd = raw.cwd.as_ref().map_or_else(|| base.to_owned(), |cwd| base.join(cwd));
         object.insert("cwd".to_owned(), Value::String(cwd.display().to_string()));
         object.insert("name".to_owned(), Value::String(raw.label()));
+        // It has been.
+        object.remove("append_env_to_name");
     }
     value
 }

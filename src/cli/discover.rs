@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 
 use super::commands::left_out;
+use super::evaluate::is_yaml;
 use super::languages::{is_foreign, is_program};
 
 /// What an app may be written in.
 const SCRIPTS: [&str; 4] = ["js", "cjs", "mjs", "ts"];
 /// The ecosystem files a directory is searched for, in this order.
-const ECOSYSTEMS: [&str; 4] = [
+const ECOSYSTEMS: [&str; 6] = [
     "ecosystem.config.js",
     "ecosystem.config.cjs",
     "ecosystem.config.mjs",
     "ecosystem.config.json",
+    "ecosystem.config.yaml",
+    "ecosystem.config.yml",
 ];
 /// The scripts a directory without either is searched for, in this order.
 const DEFAULTS: [&str; 3] = ["worker.js", "server.js", "index.js"];
@@ -55,7 +58,7 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
         }
         _ if is_program(&path) => Ok(Found::Script { script: path, base: here.to_owned() }),
         _ => bail!(
-            "{} is neither a script (.js .cjs .mjs .ts .py .sh .rb .php .pl) nor an ecosystem file (*.config.js, .cjs, .mjs, .json)",
+            "{} is neither a script (.js .cjs .mjs .ts .py .sh .rb .php .pl) nor an ecosystem file (*.config.js, .cjs, .mjs, .json, .yaml)",
             path.display()
         ),
     }
@@ -65,7 +68,7 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
 pub(super) fn is_ecosystem(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let config = SCRIPTS.iter().any(|extension| name.ends_with(&format!(".config.{extension}")));
-    config || name.ends_with(".json") && name != "package.json"
+    config || is_yaml(path) || name.ends_with(".json") && name != "package.json"
 }
 
 fn in_directory(directory: &Path) -> Result<Found> {

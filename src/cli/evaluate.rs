@@ -3,6 +3,7 @@
 //! Node imports it and prints the value as JSON behind a marker line, so that whatever the file
 //! itself prints does no harm. Functions in it are lost, as they are under PM2.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,9 @@ load().then((module) => {
 
 /// Runs `file` with `node` and returns what it exports.
 pub(super) fn evaluate(node: &str, file: &Path) -> Result<Value> {
+    if is_yaml(file) {
+        return read_yaml(file);
+    }
     let output = Command::new(node)
         .args(["-e", PROGRAM])
         .arg(file)
@@ -62,6 +66,21 @@ pub(super) fn evaluate(node: &str, file: &Path) -> Result<Value> {
         .with_context(|| format!("{} exports what is not JSON", file.display()))
 }
 
+/// A file that is read, not run.
+pub(super) fn is_yaml(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+fn read_yaml(file: &Path) -> Result<Value> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).with_context(|| format!("{shown} cannot be read"))?;
+    if text.len() > JSON_MAX {
+        bail!("{shown} is too large: {} > {JSON_MAX} bytes", text.len());
+    }
+    serde_saphyr::from_str(text.trim_start_matches('\u{feff}'))
+        .with_context(|| format!("{shown} is not YAML"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::Scratch;
@@ -81,6 +100,7 @@ mod tests {
             ),
             ("c.config.mjs", "await 0; export default { apps: [{ script: 'x' }] }"),
             ("d.config.mjs", "export const apps = [{ script: 'x' }]"),
+            ("f.yaml", "apps:\n  - script: x\n"),
             ("e.json", "\u{feff}{\"apps\":[{\"script\":\"x\"}]}"),
         ] {
             scratch.write(name, text);

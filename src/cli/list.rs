@@ -224,6 +224,8 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         .iter()
         .map(|log| log.path.display().to_string())
         .collect();
+    let listening = app.status.as_ref().map(|status| status.listening.join("\n"));
+    let listening = listening.filter(|places| !places.is_empty()).unwrap_or_else(|| "-".to_owned());
     let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for (what, value) in [
         ("name", definition.name.clone()),
@@ -232,10 +234,12 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("status", word(app.state).to_owned()),
         ("why", app.why.clone().unwrap_or_else(|| "-".to_owned())),
         ("script path", definition.script.display().to_string()),
-        ("script args", definition.app_args.join(" ")),
+        ("script args", definition.args.join(" ")),
+        ("node args", definition.node_args.join(" ")),
         ("exec cwd", definition.cwd.display().to_string()),
         ("interpreter", definition.interpreter.clone()),
         ("exec mode", definition.mode.clone()),
+        ("listening on", listening),
         ("options", words),
         ("router pid", pid),
         ("router restarts", app.restarts.to_string()),
@@ -298,17 +302,30 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
                 "namespace": definition.namespace,
                 "status": status,
                 "pm_id": id,
-                "NODE_APP_INSTANCE": worker.slot,
                 "exec_mode": format!("{}_mode", definition.mode),
                 "exec_interpreter": definition.interpreter,
                 "pm_exec_path": definition.script,
                 "pm_cwd": definition.cwd,
-                "args": definition.app_args,
+                "args": definition.args,
+                "node_args": definition.node_args,
                 "instances": app.ids.len(),
                 "restart_time": worker.restarts,
                 "created_at": app.created * 1000,
                 "env": definition.environment,
             });
+            if let Value::Object(env) = &mut env {
+                env.insert(definition.instance_var.clone(), json!(worker.slot));
+                for file in id.iter().flat_map(|id| definition.logs.files(*id)) {
+                    let path = json!(logs::place(definition, &file));
+                    for (key, there) in
+                        [("pm_out_log_path", file.out), ("pm_err_log_path", file.error)]
+                    {
+                        if there {
+                            env.entry(key).or_insert_with(|| path.clone());
+                        }
+                    }
+                }
+            }
             if let (true, Value::Object(env)) = (worker.process.pid > 0, &mut env) {
                 let started = ((now - worker.process.uptime) * 1000.0).round();
                 env.insert("pm_uptime".to_owned(), json!(started));

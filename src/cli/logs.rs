@@ -15,8 +15,8 @@ use serde_json::json;
 
 use super::commands::Logs;
 use super::list::Found;
-use crate::config;
-use crate::control::apps::AppState;
+use crate::config::{self, LogFile};
+use crate::control::apps::{AppState, Definition};
 
 /// How much of the end of a file is looked at for its last lines, in bytes.
 const LAST_MAX: u64 = 1 << 20;
@@ -44,14 +44,18 @@ enum Kind {
     Router,
 }
 
+/// Where a worker's file is.
+pub(super) fn place(definition: &Definition, file: &LogFile) -> PathBuf {
+    config::at_home(&file.path, definition.environment.get("HOME").map(Path::new))
+}
+
 /// The logs of these workers of an app.
 pub(super) fn worker_files(app: &AppState, ids: &[u32]) -> Vec<Log> {
     let definition = &app.definition;
-    let home = definition.environment.get("HOME").map(Path::new);
     let mut logs: Vec<Log> = Vec::new();
     for id in ids {
         for file in definition.logs.files(*id) {
-            let path = config::at_home(&file.path, home);
+            let path = place(definition, &file);
             let kind = if file.out { Kind::Out } else { Kind::Error };
             match logs.iter_mut().find(|log| log.path == path) {
                 Some(shared) => shared.id = None,

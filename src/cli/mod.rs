@@ -3,6 +3,7 @@
 //! This is where the environment is read, where node evaluates an ecosystem file and where npm
 //! installs. An error is one paragraph: what was wrong and what to do.
 
+mod accounts;
 mod client;
 mod commands;
 mod define;
@@ -126,7 +127,8 @@ fn resolve_in(
             (RawApp { script: Some(script), ..RawApp::default() }, base, Workers::MAX)
         }
         Found::Ecosystem(file) => {
-            let app = from_ecosystem(&file, options.only.as_deref())?;
+            let mut app = from_ecosystem(&file, options.only.as_deref())?;
+            app.name_for(options.env.as_deref());
             let base = file.parent().unwrap_or(here).to_owned();
             (app, base, Workers::Exactly(1))
         }
@@ -182,7 +184,15 @@ fn settle(
     // Of ordinary processes one is meant, unless somebody says so.
     let workers = if raw.exec_mode == Some(Mode::Fork) { Workers::Exactly(1) } else { workers };
     let app = raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
+    let mut app = app;
     check(&app, variable)?;
+    if app.filter_env.is_some() && !app.runs_itself() {
+        // The path is perhaps among what the workers do not see.
+        let path = variable("PATH").unwrap_or_default();
+        if let Some(found) = find_program(&app.interpreter, &app.cwd, &path) {
+            app.interpreter = found.display().to_string();
+        }
+    }
     install::install(&app.script, "npm", options.no_install)?;
     Ok(app)
 }
@@ -267,6 +277,7 @@ fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
     if !app.cwd.is_dir() {
         bail!("app {}: there is no directory {} to start in", app.name, app.cwd.display());
     }
+    accounts::check(app)?;
     let path = app.env.get("PATH").cloned().or_else(|| variable("PATH")).unwrap_or_default();
     if app.runs_itself() {
         if access(&app.script, AccessFlags::X_OK).is_err() {

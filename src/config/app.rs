@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::logs::{Logs, Naming, RawLogs};
-use super::{ConfigError, CronPattern, Mode, Workers};
+use super::logs::{Logs, Naming, PidFile, RawLogs, absolute};
+use super::{ConfigError, CronPattern, FilterEnv, Mode, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,16 @@ pub struct App {
     pub namespace: String,
     /// The files that the workers' lines go to.
     pub logs: Logs,
+    /// Where each worker's process id is written down.
+    pub pid_file: Option<PidFile>,
+    /// Which of the router's own variables the workers do not see.
+    pub filter_env: Option<FilterEnv>,
+    /// Node reads source maps; none: where the script has one.
+    pub source_maps: Option<bool>,
+    /// Whose processes the workers are to be, by name or number.
+    pub user: Option<String>,
+    /// Of which group, by name or number.
+    pub group: Option<String>,
 }
 
 impl App {
@@ -93,6 +103,12 @@ impl App {
     /// Whether the script is a program that needs no interpreter.
     pub fn runs_itself(&self) -> bool {
         self.interpreter == "none"
+    }
+
+    /// Whether Node is told to read source maps, where the script has one or has none.
+    pub fn reads_source_maps(&self, has_one: bool) -> bool {
+        let name = Path::new(&self.interpreter).file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("node")) && self.source_maps.unwrap_or(has_one)
     }
 
     /// Whether its processes may speak on a channel as Node's children do.
@@ -189,6 +205,18 @@ pub struct RawApp {
     pub autostart: Option<bool>,
     /// See [`App::logs`].
     pub logs: RawLogs,
+    /// See [`App::pid_file`]; relative to `cwd`.
+    pub pid_file: Option<PathBuf>,
+    /// See [`App::filter_env`].
+    pub filter_env: Option<FilterEnv>,
+    /// See [`App::source_maps`].
+    pub source_maps: Option<bool>,
+    /// See [`App::user`].
+    pub user: Option<String>,
+    /// See [`App::group`].
+    pub group: Option<String>,
+    /// `append_env_to_name`: with `--env production` the app is called `NAME-production`.
+    pub append_env_to_name: Option<bool>,
 }
 
 /// What resolving needs to know of the place the router runs in.
@@ -247,6 +275,12 @@ impl RawApp {
             namespace: self.namespace.or(below.namespace),
             autostart: self.autostart.or(below.autostart),
             logs: self.logs.over(below.logs),
+            pid_file: self.pid_file.or(below.pid_file),
+            filter_env: self.filter_env.or(below.filter_env),
+            source_maps: self.source_maps.or(below.source_maps),
+            user: self.user.or(below.user),
+            group: self.group.or(below.group),
+            append_env_to_name: self.append_env_to_name.or(below.append_env_to_name),
         }
     }
 
@@ -255,7 +289,7 @@ impl RawApp {
         let label = self.label();
         let script = self.script.ok_or_else(|| ConfigError::NoScript(label.clone()))?;
         let cwd = self.cwd.map_or_else(|| around.base.to_owned(), |cwd| around.base.join(cwd));
-        let script = cwd.join(script);
+        let script = normal(&cwd.join(script));
 
         let mut env = self.env;
         // An explicit PORT in `env` is the more particular of the two.
@@ -293,6 +327,11 @@ impl RawApp {
         };
         Ok(App {
             logs: self.logs.resolve(naming),
+            pid_file: self.pid_file.map(|path| PidFile(absolute(&cwd, &path))),
+            filter_env: self.filter_env,
+            source_maps: self.source_maps,
+            user: self.user,
+            group: self.group,
             name: label,
             workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
             script,
@@ -327,6 +366,13 @@ impl RawApp {
         })
     }
 
+    /// Takes the name that goes with `--env`, once and for all.
+    pub fn name_for(&mut self, env: Option<&str>) {
+        if let (Some(true), Some(env)) = (self.append_env_to_name.take(), env) {
+            self.name = Some(format!("{}-{env}", self.label()));
+        }
+    }
+
     /// The app's name, or the one its script gives it, as PM2 does.
     pub fn label(&self) -> String {
         let stem = || {
@@ -335,6 +381,19 @@ impl RawApp {
         };
         self.name.clone().unwrap_or_else(stem)
     }
+}
+
+/// Without `.` and `..`, as Node's path.resolve has it: by the letters alone.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = normal.pop(),
+            part => normal.push(part),
+        }
+    }
+    normal
 }
 
 /// `path` under `base`, without the `.` components that `watch: true` and `./src` bring along.

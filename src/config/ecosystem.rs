@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::keys::{self, Use};
 use super::{
-    Combined, ConfigError, CronPattern, LogForm, Mode, RawApp, age, bytes, glob, milliseconds,
-    split_words,
+    Combined, ConfigError, CronPattern, FilterEnv, LogForm, Mode, RawApp, age, bytes, glob,
+    milliseconds, split_words,
 };
 
 /// The longest excerpt of a wrong value shown in an error, in characters.
@@ -187,6 +187,18 @@ impl Reader<'_> {
             "log_max_size" => raw.logs.max_size = Some(self.bytes(key, value)?),
             "log_max_age" => raw.logs.max_age = Some(self.age(key, value)?),
             "log_keep" => raw.logs.keep = Some(self.parsed(key, value, "a number of files")?),
+            "pid_file" => raw.pid_file = Some(self.text(key, value)?.into()),
+            "filter_env" => raw.filter_env = self.filter(key, value)?,
+            // What PM2 reads of either is whether it is true.
+            "source_map_support" => {
+                raw.source_maps = self.flag(key, value)?.then_some(true).or(raw.source_maps);
+            }
+            "disable_source_map_support" => {
+                raw.source_maps = self.flag(key, value)?.then_some(false).or(raw.source_maps);
+            }
+            "uid" => raw.user = Some(self.scalar(key, value)?),
+            "gid" => raw.group = Some(self.scalar(key, value)?),
+            "append_env_to_name" => raw.append_env_to_name = Some(self.flag(key, value)?),
             _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
         }
         Ok(())
@@ -274,6 +286,17 @@ impl Reader<'_> {
             Some("raw") => Ok(LogForm::Raw),
             _ => Err(self.wrong(key, value, "\"json\" or \"raw\"")),
         }
+    }
+
+    fn filter(&self, key: &str, value: &Value) -> Result<Option<FilterEnv>, ConfigError> {
+        const WANTED: &str = "true, false, the name of a variable, or a list of parts of names";
+        Ok(match value {
+            Value::Bool(false) => None,
+            Value::Bool(true) => Some(FilterEnv::All),
+            Value::String(name) if !name.is_empty() => Some(FilterEnv::Named(name.clone())),
+            Value::Array(_) => Some(FilterEnv::Containing(self.listed(key, value, WANTED)?)),
+            _ => return Err(self.wrong(key, value, WANTED)),
+        })
     }
 
     /// 0 and false are PM2's ways to say never.
@@ -521,13 +544,13 @@ mod tests {
     #[test]
     fn keys_without_effect_are_told_in_one_line_each() {
         let file =
-            json!({ "apps": [{ "script": "a.js", "uid": "www", "gid": "x", "instnaces": 2 }] });
+            json!({ "apps": [{ "script": "a.js", "vizion": "www", "pmx": "x", "instnaces": 2 }] });
         let warnings = read(&file).expect("warnings only").warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
             warnings.iter().any(|line| line.contains("`instnaces`; did you mean `instances`?"))
         );
-        assert!(warnings.iter().any(|line| line.contains("gid") && line.contains("uid")));
+        assert!(warnings.iter().any(|line| line.contains("vizion") && line.contains("pmx")));
     }
 
     #[test]

@@ -58,6 +58,13 @@ const KEYS: &[Key] = &[
     honoured("treekill", &[]),
     honoured("namespace", &[]),
     honoured("autostart", &[]),
+    honoured("append_env_to_name", &[]),
+    honoured("disable_source_map_support", &[]),
+    honoured("filter_env", &[]),
+    honoured("gid", &[]),
+    honoured("pid_file", &["pid"]),
+    honoured("source_map_support", &[]),
+    honoured("uid", &["user"]),
     honoured("out_file", &["out", "output", "out_log"]),
     honoured("error_file", &["error", "err", "err_file", "err_log"]),
     honoured("log_file", &["log"]),
@@ -70,21 +77,14 @@ const KEYS: &[Key] = &[
     honoured("log_max_size", &[]),
     honoured("log_max_age", &[]),
     honoured("log_keep", &[]),
-    ignored("append_env_to_name", &[]),
     ignored("automation", &[]),
     ignored("auto_exit", &[]),
     ignored("deep_monitoring", &[]),
-    ignored("disable_source_map_support", &[]),
-    ignored("filter_env", &[]),
     ignored("force", &[]),
-    ignored("gid", &[]),
     ignored("kill_retry_time", &[]),
-    ignored("pid_file", &["pid"]),
     ignored("pmx", &[]),
     ignored("post_update", &[]),
-    ignored("source_map_support", &[]),
     ignored("trace", &[]),
-    ignored("uid", &["user"]),
     ignored("vizion", &[]),
     ignored("watch_options", &[]),
 ];
@@ -143,8 +143,21 @@ mod tests {
     fn aliases_lead_to_the_first_name() {
         assert_eq!(find("exec"), Some(("script", Use::Honoured)));
         assert_eq!(find("cron"), Some(("cron_restart", Use::Honoured)));
-        assert_eq!(find("user"), Some(("uid", Use::Ignored)));
+        assert_eq!(find("user"), Some(("uid", Use::Honoured)));
         assert_eq!(find("nothing"), None);
+    }
+
+    #[test]
+    fn the_readme_tells_every_key_that_is_acted_on() {
+        let readme = include_str!("../../README.md");
+        for key in honoured_names() {
+            // By itself, or as the option of the same name.
+            let option = key.replace('_', "-");
+            let no_option =
+                option.strip_prefix("auto").map_or(option.as_str(), |_| "no-autorestart");
+            let told = [format!("`{key}`"), format!("--{option}"), format!("--{no_option}`")];
+            assert!(told.iter().any(|told| readme.contains(told.as_str())), "{key}");
+        }
     }
 
     #[test]

@@ -113,13 +113,25 @@ impl Targets {
         let mut files: Vec<LogFile> = Vec::new();
         for (target, out, error) in targets {
             let Some(Target { path, setting }) = target else { continue };
-            let path = if self.merged { path.clone() } else { numbered(path, number) };
+            let path = if self.merged { path.clone() } else { numbered(path, ".log", number) };
             match files.iter_mut().find(|file| file.path == path) {
                 Some(file) => (file.out, file.error) = (file.out || out, file.error || error),
                 None => files.push(LogFile { path, setting, out, error }),
             }
         }
         files
+    }
+}
+
+/// `pid_file`, before the worker's number is put in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PidFile(pub(super) PathBuf);
+
+impl PidFile {
+    /// The file of the worker with this number; absolute, or below `~`.
+    #[must_use]
+    pub fn of(&self, number: u32) -> PathBuf {
+        numbered(&self.0, ".pid", number)
     }
 }
 
@@ -130,15 +142,16 @@ pub fn at_home(path: &Path, home: Option<&Path>) -> PathBuf {
     below.map_or_else(|| path.to_owned(), |(below, home)| home.join(below))
 }
 
-/// `x.log` and `x-7.log` with the worker's number: `x-3.log`. Other names stay as they are.
-fn numbered(path: &Path, number: u32) -> PathBuf {
+/// `x.log` and `x-7.log` with the worker's number: `x-3.log`. Names with other endings stay as they
+/// are.
+fn numbered(path: &Path, ending: &str, number: u32) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let Some(stem) = name.as_deref().and_then(|name| name.strip_suffix(".log")) else {
+    let Some(stem) = name.as_deref().and_then(|name| name.strip_suffix(ending)) else {
         return path.to_owned();
     };
     let bare = stem.trim_end_matches(|digit: char| digit.is_ascii_digit());
     let before = if bare.len() < stem.len() { bare.strip_suffix('-') } else { None };
-    path.with_file_name(format!("{}-{number}.log", before.unwrap_or(stem)))
+    path.with_file_name(format!("{}-{number}{ending}", before.unwrap_or(stem)))
 }
 
 /// What one layer of settings says of the logs; `None` says nothing.
@@ -258,7 +271,7 @@ impl RawLogs {
 }
 
 /// Under `~` it stays: the home directory is the environment's to tell.
-fn absolute(cwd: &Path, path: &Path) -> PathBuf {
+pub(super) fn absolute(cwd: &Path, path: &Path) -> PathBuf {
     if path.starts_with("~") { path.to_owned() } else { joined(cwd, path) }
 }
 

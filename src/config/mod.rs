@@ -9,6 +9,7 @@ mod bytes;
 mod cron;
 mod date;
 mod ecosystem;
+mod filter;
 mod glob;
 mod interpreter;
 mod keys;
@@ -28,10 +29,12 @@ pub use bytes::bytes;
 pub use cron::CronPattern;
 pub use date::DateFormat;
 pub use ecosystem::{Ecosystem, app_values, select};
+pub use filter::FilterEnv;
 pub use glob::glob;
 pub use interpreter::{Interpreter, Plan, PlanError, plan};
 pub use logs::{
-    Combined, LogFile, LogForm, Logs, RawLogs, Rotation, Targets as LogTargets, age, at_home,
+    Combined, LogFile, LogForm, Logs, PidFile, RawLogs, Rotation, Targets as LogTargets, age,
+    at_home,
 };
 pub use time::{milliseconds, seconds};
 pub use trust::{Trust, TrustError};

@@ -29,8 +29,17 @@ pub struct Definition {
     pub options: Vec<String>,
     /// What is run.
     pub app: Source,
-    /// The script's own arguments.
+    /// The script's own arguments, of the command.
     pub app_args: Vec<String>,
+    /// All of the script's arguments, for people.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The interpreter's, for people.
+    #[serde(default)]
+    pub node_args: Vec<String>,
+    /// The variable that tells a worker its slot, for people.
+    #[serde(default)]
+    pub instance_var: String,
     /// So many workers.
     pub workers: u16,
     /// They share the router's ports and sessions, or are ordinary processes.

@@ -284,6 +284,18 @@ impl Listeners {
         self.places.values().for_each(Place::end);
     }
 
+    /// Where clients are accepted, in the words of `--listen`, in order.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let name = |place: &Place| match (&place.address, &place.path) {
+            (Some(address), _) => Some(address.to_string()),
+            (None, path) => path.as_ref().map(|path| format!("unix:{}", path.display())),
+        };
+        let mut addresses: Vec<String> = self.places.values().filter_map(name).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+
     /// The places, for another process; their sockets go with them.
     #[must_use]
     pub fn freeze(self, descriptors: &mut Descriptors) -> Frozen {

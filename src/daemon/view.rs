@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::unistd::Pid;
 
+use super::listeners::Listeners;
 use super::shards::clock;
 use crate::config::Config;
 use crate::metrics::latency::Way;
@@ -32,8 +33,9 @@ pub(super) fn look(
     engine: Engine,
     shared: &Arc<Shared>,
     view: &Rc<RefCell<View>>,
+    listeners: &Rc<RefCell<Listeners>>,
 ) -> Rc<dyn Fn() -> Snapshot> {
-    let (shared, view) = (Arc::clone(shared), Rc::clone(view));
+    let (shared, view, listeners) = (Arc::clone(shared), Rc::clone(view), Rc::clone(listeners));
     let (app, wanted) = (config.app.name.clone(), usize::from(config.app.workers));
     let preload = config.preload;
     Rc::new(move || {
@@ -53,6 +55,7 @@ pub(super) fn look(
             shards: shared.mailboxes.len(),
             app: app.clone(),
             wanted: view.standing.map_or(wanted, |standing| standing.wanted),
+            listening: listeners.borrow().addresses(),
             reloading: view.standing.is_some_and(|standing| standing.reloading),
             reloads: view.ledger.reloads,
             announced_sessions: shared.sessions.len(),

@@ -21,6 +21,9 @@ pub struct Snapshot {
     pub app: String,
     /// So many workers shall be ready.
     pub wanted: usize,
+    /// Where clients are accepted, in the words of `--listen`.
+    #[serde(default)]
+    pub listening: Vec<String>,
     /// They are being replaced, because somebody has asked for a reload.
     pub reloading: bool,
     /// How reloads have ended.

@@ -3,15 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::unistd::Pid;
 
 use super::LanePair;
-use super::logs::Outlet;
+use super::logs::{self, Outlet};
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
 use crate::config::service::LIFE;
-use crate::config::{App, Config, Mode};
+use crate::config::{App, Config, LogFile, Mode};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
@@ -56,7 +57,7 @@ pub(super) fn launch(
         program: program(&config.app),
         args: &arguments(&config.app, preload),
         env: &environment(config, id, unique, number, preload),
-        unset: &NEVER_INHERITED,
+        unset: &unset(&config.app, std::env::vars_os().map(|(name, _)| name)),
         cwd: &config.app.cwd,
         channel: theirs,
         lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
@@ -65,6 +66,16 @@ pub(super) fn launch(
     let pipes = [stdout, stderr];
     let output = Reader::start(pipes, Rest::default(), config.log, &config.app.name, id, outlets)?;
     Ok(Launched { pid, channel: ours, lane, output })
+}
+
+/// Which of these variables of the router's own the worker does not see.
+fn unset(app: &App, names: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let hidden = |name: &OsString| {
+        let name = name.to_string_lossy();
+        let filtered = app.filter_env.as_ref().is_some_and(|filter| filter.hides(&name));
+        filtered && !app.env.contains_key(&*name)
+    };
+    NEVER_INHERITED.into_iter().map(OsString::from).chain(names.filter(hidden)).collect()
 }
 
 /// What is run: the interpreter, or the script itself.
@@ -77,7 +88,13 @@ fn program(app: &App) -> &OsStr {
 fn arguments(app: &App, preload: Option<&Preload>) -> Vec<OsString> {
     let preload = preload.map(|preload| ["--require".into(), preload.entry().into()]);
     let preload = preload.into_iter().flatten();
-    let before = preload.chain(app.node_args.iter().map(OsString::from));
+    let map = {
+        let mut map = app.script.clone().into_os_string();
+        map.push(".map");
+        Path::new(&map).is_file()
+    };
+    let maps = app.reads_source_maps(map).then(|| "--enable-source-maps".into());
+    let before = preload.chain(maps).chain(app.node_args.iter().map(OsString::from));
     let after = app.args.iter().map(OsString::from);
     let script = (!app.runs_itself()).then(|| app.script.clone().into_os_string());
     before.chain(script).chain(after).collect()
@@ -101,6 +118,23 @@ fn environment(
         ("exec_mode", format!("{}_mode", app.mode.as_str())),
         ("pm_exec_path", app.script.display().to_string()),
         ("pm_cwd", app.cwd.display().to_string()),
+        ("instances", app.workers.to_string()),
+        ("exec_interpreter", app.interpreter.clone()),
+    ];
+    // PM2's, of the streams that have a file.
+    let files = app.logs.targets.files(number);
+    let file = |name, of: fn(&LogFile) -> bool| {
+        files.iter().find(|file| of(file)).map(|file| {
+            let place = logs::place(&file.path);
+            (name, place.display().to_string())
+        })
+    };
+    let logged = [
+        file("pm_out_log_path", |file| file.out),
+        file("pm_err_log_path", |file| file.error),
+        app.pid_file
+            .as_ref()
+            .map(|file| ("pm_pid_path", logs::place(&file.of(number)).display().to_string())),
     ];
     let serialization = config.serialization.unwrap_or_default().as_str().to_owned();
     // What makes a worker of Node's cluster.
@@ -110,7 +144,7 @@ fn environment(
         ("NODE_CHANNEL_SERIALIZATION_MODE", serialization),
     ];
     let channel = channel.into_iter().filter(|_| app.speaks_node());
-    let ours = ours.into_iter().chain(member).chain(channel);
+    let ours = ours.into_iter().chain(logged.into_iter().flatten()).chain(member).chain(channel);
     let preload = preload.map(|preload| {
         (preload::VARIABLE, preload.instruction(id, config.serialization.unwrap_or_default()))
     });
@@ -122,6 +156,19 @@ fn environment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FilterEnv;
+
+    #[test]
+    fn what_is_filtered_is_not_seen_unless_the_app_says_so() {
+        let mut app = App::fixture();
+        let names = || ["AWS_KEY", "AWS_REGION", "PATH"].into_iter().map(OsString::from);
+        assert_eq!(unset(&app, names()), NEVER_INHERITED);
+        app.filter_env = Some(FilterEnv::Containing(vec!["AWS".to_owned()]));
+        app.env.insert("AWS_REGION".to_owned(), "eu".to_owned());
+        assert_eq!(unset(&app, names())[NEVER_INHERITED.len()..], ["AWS_KEY"]);
+        app.source_maps = Some(true);
+        assert_eq!(arguments(&app, None)[0], "--enable-source-maps");
+    }
 
     #[test]
     fn the_operators_environment_cannot_take_the_channel() {

@@ -17,6 +17,7 @@ mod lines;
 pub mod logs;
 mod orders;
 pub mod output;
+mod pid_file;
 mod preload;
 mod reader;
 mod shell;

@@ -29,6 +29,7 @@ use super::lines::Tail;
 use super::logs;
 use super::orders::{Order, Orders};
 use super::output;
+use super::pid_file;
 use super::preload::{Part, Preload};
 use super::reader::{Reader, Rest};
 use super::table::{Moment, Rules};
@@ -632,7 +633,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     /// A process is gone. The fleet learns of it once the last words are read.
     fn ended(&mut self, pid: Pid, exit: Exit) {
-        let Some(Process { worker, output, .. }) = self.processes.remove(&pid) else { return };
+        let Some(Process { worker, output, number, .. }) = self.processes.remove(&pid) else {
+            return;
+        };
+        pid_file::remove(self.config.app.pid_file.as_ref(), number, pid);
         self.plane.detach(worker);
         self.untold.push((worker, exit.clone()));
         let last_words = self.last_words.clone();
@@ -700,6 +704,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
         match launch::launch(self.config, worker, self.unique, number, outlets, preload) {
             Ok(Launched { pid, channel, lane, output }) => {
                 tracing::info!(%worker, pid = pid.as_raw(), "worker started");
+                pid_file::write(self.config.app.pid_file.as_ref(), number, pid);
                 self.forget_tails(worker.slot);
                 self.tails.insert(worker, output.tail());
                 // It is our child and not reaped, so that it has a line in /proc, if there is one.

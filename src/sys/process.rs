@@ -46,7 +46,7 @@ pub struct Spawn<'a> {
     /// Added to the router's own environment.
     pub env: &'a [(OsString, OsString)],
     /// Variables of the router's own that the child shall not see.
-    pub unset: &'a [&'a str],
+    pub unset: &'a [OsString],
     /// Where the child starts.
     pub cwd: &'a Path,
     /// The child's end of its channel; closed here once the child has it.

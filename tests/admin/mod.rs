@@ -74,6 +74,7 @@ both_engines! {
             (seen["totals"]["handed_off"] == 3).then_some(seen)
         });
         assert_eq!(seen["engine"], engine.name());
+        assert_eq!(seen["listening"], json!([format!("127.0.0.1:{}", router.port())]));
         assert_eq!((&seen["wanted"], &seen["reloading"]), (&json!(2), &json!(false)));
         assert_eq!(seen["process"]["pid"], router.pid());
         assert_eq!(seen["totals"]["handed_off_balanced"], 3);

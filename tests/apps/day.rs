@@ -31,7 +31,8 @@ fn from_start_to_resurrect() {
         assert!(shown.contains(word), "{word}: {shown}");
     }
     let described = home.router("describe chat").well().out;
-    for word in ["script path", "steady.js", "exec cwd", "online", "ids"] {
+    let place = format!("127.0.0.1:{port}");
+    for word in ["script path", "steady.js", "exec cwd", "online", "ids", "listening on", &place] {
         assert!(described.contains(word), "{word}: {described}");
     }
     assert!(home.router("env 0").well().out.contains("PATH: "));

@@ -3,6 +3,8 @@
 mod control;
 mod day;
 mod fate;
+mod keys;
 mod kinds;
 mod monit;
 mod output;
+mod pm2;

@@ -10,6 +10,7 @@ pub mod log;
 pub mod nginx;
 pub mod node;
 pub mod plain;
+pub mod pm2;
 pub mod polling;
 pub mod process;
 pub mod router;

@@ -178,7 +178,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Where a file really is.
-fn place(path: &Path) -> PathBuf {
+pub(super) fn place(path: &Path) -> PathBuf {
     config::at_home(path, std::env::var_os("HOME").as_ref().map(Path::new))
 }
 
