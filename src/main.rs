@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use router::cli::Invocation;
-use router::config::{LogFormat, Verbosity};
+use router::config::{LogFormat, Rotation, Verbosity};
 use router::daemon::{DaemonError, Inheritance, log};
 use router::supervisor::logs;
 use router::supervisor::output::{self, Stream, printer};
@@ -56,12 +56,15 @@ fn main() -> ExitCode {
     };
     let code = match &invocation {
         Invocation::Run(options) => {
-            logged(options.log_format, options.verbosity(), options.log_file.as_deref(), || {
+            let rotation = Rotation::by_size(options.log_max_size, options.log_keep);
+            let log_file = options.log_file.as_deref().map(|path| (path, rotation));
+            logged(options.log_format, options.verbosity(), log_file, || {
                 start(options, inheritance)
             })
         }
         Invocation::Daemon(options) => {
-            let log_file = options.log_file.as_deref();
+            let rotation = Rotation::by_size(None, None);
+            let log_file = options.log_file.as_deref().map(|path| (path, rotation));
             logged(LogFormat::Pretty, Verbosity::Normal, log_file, || keep(options))
         }
         Invocation::Command(command, given) => {
@@ -91,10 +94,10 @@ fn words() -> anyhow::Result<Vec<OsString>> {
 fn logged(
     format: LogFormat,
     verbosity: Verbosity,
-    file: Option<&Path>,
+    file: Option<(&Path, Rotation)>,
     act: impl FnOnce() -> Result<ExitCode, (String, u8)>,
 ) -> ExitCode {
-    let opened = file.map_or(Ok(()), open_log);
+    let opened = file.map_or(Ok(()), |(path, rotation)| open_log(path, rotation));
     log::start(format, verbosity);
     opened
         .map_err(|paragraph| (paragraph, USAGE))
@@ -129,11 +132,11 @@ fn start(
 
 /// Has everything go to this file from now on. What the trial of an upgrade says is for the router
 /// that it may follow; but it must be able to open the file.
-fn open_log(path: &Path) -> Result<(), String> {
+fn open_log(path: &Path, rotation: Rotation) -> Result<(), String> {
     let opened = if daemon::upgrade::is_trial() {
         output::append(path).map(drop)
     } else {
-        output::log_to(path)
+        output::log_to(path, rotation)
     };
     opened.map_err(|error| {
         let path = path.display();

@@ -256,7 +256,7 @@ pub struct Options {
     #[arg(long, env = "ROUTER_DISABLE_LOGS", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub disable_logs: bool,
 
-    /// Rotate a worker's file before it is larger: bytes, or with K, M, G; 0 never [default: 10M]
+    /// Rotate a log file before it is larger: bytes, or with K, M, G; 0 never [default: 10M]
     #[arg(long, env = "ROUTER_LOG_MAX_SIZE", value_name = "BYTES", value_parser = config::bytes)]
     pub log_max_size: Option<u64>,
 

@@ -104,6 +104,15 @@ pub struct LogFile {
     pub error: bool,
 }
 
+impl Rotation {
+    /// By size alone, 0 being never; with the defaults where nothing is said.
+    #[must_use]
+    pub fn by_size(size: Option<u64>, keep: Option<usize>) -> Self {
+        let size = Some(size.unwrap_or(LOG_SIZE)).filter(|size| *size > 0);
+        Self { size, age: None, keep: keep.unwrap_or(LOG_KEEP) }
+    }
+}
+
 impl Targets {
     /// The files of the worker with this number; each once, whatever goes there.
     #[must_use]
@@ -261,9 +270,8 @@ impl RawLogs {
             date,
             form: self.form.unwrap_or_default(),
             rotation: Rotation {
-                size: Some(self.max_size.unwrap_or(LOG_SIZE)).filter(|size| *size > 0),
                 age: Some(self.max_age.unwrap_or(LOG_AGE)).filter(|age| !age.is_zero()),
-                keep: self.keep.unwrap_or(LOG_KEEP),
+                ..Rotation::by_size(self.max_size, self.keep)
             },
             shown: !disabled && directory.is_none(),
         }

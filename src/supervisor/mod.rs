@@ -14,6 +14,7 @@ pub mod ids;
 mod launch;
 mod ledger;
 mod lines;
+mod log_file;
 pub mod logs;
 mod orders;
 pub mod output;

@@ -11,11 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::log_file::LogFile;
+use crate::config::Rotation;
 use crate::sys::exec;
 
 /// How much may wait to be written, in bytes.
@@ -80,38 +82,6 @@ pub fn printer() -> &'static Printer {
 /// Where both streams go instead, if anywhere.
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
-/// A file that is appended to, and can be opened again while it is written to.
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    /// Never locked while it is written to: a disk that is stuck must not stop who opens it again.
-    file: Mutex<Arc<File>>,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = Mutex::new(Arc::new(append(path)?));
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    fn reopen(&self) -> io::Result<()> {
-        let file = Arc::new(append(&self.path)?);
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
-        Ok(())
-    }
-}
-
-impl Write for &LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = Arc::clone(&self.file.lock().unwrap_or_else(PoisonError::into_inner));
-        (&*file).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Opens a log. What an application says is not for everybody to read.
 ///
 /// # Errors
@@ -120,12 +90,13 @@ pub fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
-/// From now on everything goes to this file. Must come before anything is printed.
+/// From now on everything goes to this file, which is rotated by its size. Must come before anything
+/// is printed.
 ///
 /// # Errors
 /// It cannot be opened, or something has been printed.
-pub fn log_to(path: &Path) -> io::Result<()> {
-    let taken = FILE.set(LogFile::open(path)?);
+pub fn log_to(path: &Path, rotation: Rotation) -> io::Result<()> {
+    let taken = FILE.set(LogFile::open(path, rotation)?);
     taken.map_err(|_| io::Error::other("there is a log file already"))
 }
 
@@ -285,26 +256,6 @@ mod tests {
     fn sink(gate: Option<mpsc::Receiver<()>>) -> (Box<Sink>, Arc<Mutex<Vec<u8>>>) {
         let written = Arc::default();
         (Box::new(Sink { written: Arc::clone(&written), gate }), written)
-    }
-
-    #[test]
-    fn a_file_that_was_moved_is_opened_again() {
-        let directory = std::env::temp_dir().join(format!("router-log-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("room");
-        let (path, moved) = (directory.join("log"), directory.join("log.1"));
-        std::fs::write(&path, "before\n").expect("room");
-        let file = LogFile::open(&path).expect("it is there");
-        (&file).write_all(b"one\n").expect("room");
-        std::fs::rename(&path, &moved).expect("ours");
-        (&file).write_all(b"two\n").expect("room");
-        file.reopen().expect("room");
-        (&file).write_all(b"three\n").expect("room");
-        let text = |path| std::fs::read_to_string(path).expect("it is there");
-        assert_eq!(text(&moved), "before\none\ntwo\n");
-        assert_eq!(text(&path), "three\n");
-        std::fs::remove_dir_all(&directory).expect("ours");
-        file.reopen().expect_err("there is no such directory");
-        (&file).write_all(b"four\n").expect("the old one is there still");
     }
 
     #[test]

@@ -37,6 +37,7 @@ use nix::unistd::{AccessFlags, access};
 use self::queue::Queue;
 pub(super) use self::queue::{Chunk, Handle};
 pub use self::queue::{QUEUE_MAX, QUEUES_MAX};
+pub(super) use self::rotation::{Names, delete_oldest};
 use super::ids::Ids;
 use super::output::Printer;
 use crate::config::{self, Config, DateFormat, LogFile, LogForm, Rotation};

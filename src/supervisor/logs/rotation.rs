@@ -41,7 +41,7 @@ fn length(age: Duration) -> i64 {
 /// What a file has been rotated to, so that the next name comes behind it: that of one that has been
 /// deleted since may be free again.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(in crate::supervisor) struct Names {
     /// In seconds since 1970.
     second: i64,
     used: u32,
@@ -49,7 +49,7 @@ pub(super) struct Names {
 
 impl Names {
     /// The next name for the file that is free; `None`: there is none within this second.
-    pub(super) fn next(&mut self, path: &Path, time: &Zoned) -> Option<PathBuf> {
+    pub(in crate::supervisor) fn next(&mut self, path: &Path, time: &Zoned) -> Option<PathBuf> {
         let second = time.timestamp().as_second();
         if second != self.second {
             *self = Self { second, used: 0 };
@@ -114,7 +114,7 @@ fn is_rotated(path: &Path, name: &OsStr) -> bool {
 ///
 /// # Errors
 /// The directory cannot be read, or a file not be deleted.
-pub(super) fn delete_oldest(path: &Path, keep: usize) -> io::Result<()> {
+pub(in crate::supervisor) fn delete_oldest(path: &Path, keep: usize) -> io::Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
