@@ -13,10 +13,13 @@ use crate::config::App;
 /// The app is to run as somebody else than who runs router, or as nobody there is.
 pub(super) fn check(app: &App) -> Result<()> {
     let name = &app.name;
-    if let Some(user) = &app.user {
+    // A number of our own may be in no list, as in many containers.
+    let foreign =
+        |word: &Option<String>, own: u32| word.clone().filter(|word| word.parse() != Ok(own));
+    if let Some(user) = foreign(&app.user, geteuid().as_raw()) {
         let found = match user.parse() {
             Ok(number) => User::from_uid(nix::unistd::Uid::from_raw(number))?,
-            Err(_) => User::from_name(user)?,
+            Err(_) => User::from_name(&user)?,
         };
         let Some(found) = found else { bail!("app {name}: `uid`: there is no user {user}") };
         if found.uid != geteuid() {
@@ -27,10 +30,10 @@ pub(super) fn check(app: &App) -> Result<()> {
             );
         }
     }
-    if let Some(group) = &app.group {
+    if let Some(group) = foreign(&app.group, getegid().as_raw()) {
         let found = match group.parse() {
             Ok(number) => Group::from_gid(nix::unistd::Gid::from_raw(number))?,
-            Err(_) => Group::from_name(group)?,
+            Err(_) => Group::from_name(&group)?,
         };
         let Some(found) = found else { bail!("app {name}: `gid`: there is no group {group}") };
         if found.gid != getegid() {
