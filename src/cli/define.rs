@@ -3,7 +3,6 @@
 //! Whatever can be wrong is found here, where somebody reads it; what is remembered is the command
 //! line itself, so that an app in the background is run as it would be in the foreground.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -12,9 +11,9 @@ use clap::{ArgAction, ArgMatches, Args};
 use serde_json::{Map, Value};
 
 use super::discover::{Found, discover};
-use super::{Options, evaluate, settle};
+use super::{Options, read_ecosystem, settle};
 use crate::config::service::{DIRECTORIES, LIFE, SOCKETS};
-use crate::config::{self, Ecosystem, RawApp, Workers};
+use crate::config::{self, RawApp, Workers};
 use crate::control::apps::{Definition, Environment, Source};
 use crate::control::home::Home;
 
@@ -155,28 +154,9 @@ pub(super) fn names(file: &Path, only: Option<&str>) -> Result<Vec<String>> {
 
 /// The apps of a file that `--only` leaves: names with commas between them.
 fn chosen(file: &Path, only: Option<&str>, env: Option<&str>) -> Result<Vec<(RawApp, Value)>> {
-    let exported = evaluate::evaluate("node", file)?;
-    let name = file.display().to_string();
-    let ecosystem = Ecosystem::from_json(&name, &exported)?;
-    for warning in &ecosystem.warnings {
-        tracing::warn!("{warning}");
-    }
+    let (name, exported, ecosystem) = read_ecosystem(file, env)?;
     let values = config::app_values(&exported);
     let mut apps: Vec<(RawApp, Value)> = ecosystem.apps.into_iter().zip(values).collect();
-    if let Some(env) = env {
-        let described = apps.iter().any(|(app, _)| app.env_named.contains_key(env));
-        for (app, value) in &mut apps {
-            app.name_for(Some(env));
-            // As under PM2 some of the apps may have nothing of their own in it; that none has is
-            // an error.
-            if described && !app.env_named.contains_key(env) {
-                app.env_named.insert(env.to_owned(), BTreeMap::new());
-                if let Value::Object(object) = value {
-                    object.insert(format!("env_{env}"), Value::Object(Map::new()));
-                }
-            }
-        }
-    }
     if let Some(only) = only {
         let names: Vec<String> = apps.iter().map(|(app, _)| app.label()).collect();
         let wanted: Vec<&str> = only.split(',').map(str::trim).collect();
@@ -185,6 +165,7 @@ fn chosen(file: &Path, only: Option<&str>, env: Option<&str>) -> Result<Vec<(Raw
         }
         apps.retain(|(app, _)| wanted.contains(&app.label().as_str()));
     }
+    apps.iter_mut().for_each(|(app, _)| app.name_for(env));
     Ok(apps)
 }
 
@@ -196,6 +177,9 @@ fn anywhere(mut value: Value, raw: &RawApp, base: &Path) -> Value {
         object.insert("name".to_owned(), Value::String(raw.label()));
         // It has been.
         object.remove("append_env_to_name");
+        for env in raw.env_named.keys() {
+            object.entry(format!("env_{env}")).or_insert_with(|| Value::Object(Map::new()));
+        }
     }
     value
 }

@@ -1,4 +1,4 @@
-//! What an ecosystem file exports, found out by running it: it is a program.
+//! What an ecosystem file exports, found out by running it: it is a program, unless it is YAML.
 //!
 //! Node imports it and prints the value as JSON behind a marker line, so that whatever the file
 //! itself prints does no harm. Functions in it are lost, as they are under PM2.

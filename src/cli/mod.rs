@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::FromArgMatches;
 use nix::unistd::{AccessFlags, access};
+use serde_json::Value;
 
 pub use self::client::{home, run};
 use self::commands::CommandLine;
@@ -127,8 +128,10 @@ fn resolve_in(
             (RawApp { script: Some(script), ..RawApp::default() }, base, Workers::MAX)
         }
         Found::Ecosystem(file) => {
-            let mut app = from_ecosystem(&file, options.only.as_deref())?;
-            app.name_for(options.env.as_deref());
+            let env = options.env.as_deref();
+            let (name, _, ecosystem) = read_ecosystem(&file, env)?;
+            let mut app = config::select(&name, ecosystem.apps, options.only.as_deref())?;
+            app.name_for(env);
             let base = file.parent().unwrap_or(here).to_owned();
             (app, base, Workers::Exactly(1))
         }
@@ -183,15 +186,14 @@ fn settle(
     let raw = languages::recognise(raw.over(pm2_variables(variable)?), base);
     // Of ordinary processes one is meant, unless somebody says so.
     let workers = if raw.exec_mode == Some(Mode::Fork) { Workers::Exactly(1) } else { workers };
-    let app = raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
-    let mut app = app;
-    check(&app, variable)?;
-    if app.filter_env.is_some() && !app.runs_itself() {
+    let mut app =
+        raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
+    let interpreter = check(&app, variable)?;
+    if app.filter_env.is_some()
+        && let Some(found) = interpreter
+    {
         // The path is perhaps among what the workers do not see.
-        let path = variable("PATH").unwrap_or_default();
-        if let Some(found) = find_program(&app.interpreter, &app.cwd, &path) {
-            app.interpreter = found.display().to_string();
-        }
+        app.interpreter = found.display().to_string();
     }
     install::install(&app.script, "npm", options.no_install)?;
     Ok(app)
@@ -218,14 +220,18 @@ fn proxy(options: &Options) -> Result<Option<Trust>> {
     }
 }
 
-fn from_ecosystem(file: &Path, only: Option<&str>) -> Result<RawApp> {
+/// What an ecosystem file is called in errors, what it exports, and the apps it describes.
+fn read_ecosystem(file: &Path, env: Option<&str>) -> Result<(String, Value, Ecosystem)> {
     let exported = evaluate::evaluate("node", file)?;
     let name = file.display().to_string();
-    let ecosystem = Ecosystem::from_json(&name, &exported)?;
+    let mut ecosystem = Ecosystem::from_json(&name, &exported)?;
     for warning in &ecosystem.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(config::select(&name, ecosystem.apps, only)?)
+    if let Some(env) = env {
+        ecosystem.complete(env);
+    }
+    Ok((name, exported, ecosystem))
 }
 
 /// PM2's own variables, which change its defaults: the lowest layer.
@@ -270,7 +276,7 @@ fn default_port(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<
 }
 
 /// What would otherwise fail once per worker, and again at each restart.
-fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<PathBuf>> {
     if !app.script.is_file() {
         bail!("app {}: there is no script {}", app.name, app.script.display());
     }
@@ -287,13 +293,16 @@ fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
                 app.script.display()
             );
         }
-    } else if find_program(&app.interpreter, &app.cwd, &path).is_none() {
+        return Ok(None);
+    }
+    let found = find_program(&app.interpreter, &app.cwd, &path);
+    if found.is_none() {
         bail!(
             "`{}` is not installed, or not in PATH ({path}); install it, or name another with --interpreter",
             app.interpreter
         );
     }
-    Ok(())
+    Ok(found)
 }
 
 /// As exec would find it.

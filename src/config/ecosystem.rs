@@ -60,6 +60,16 @@ impl Ecosystem {
         }
         Ok(ecosystem)
     }
+
+    /// As under PM2 some of the apps may have nothing of their own in `env_NAME`. That none has is
+    /// left for [`RawApp::resolve`] to refuse.
+    pub fn complete(&mut self, env: &str) {
+        if self.apps.iter().any(|app| app.env_named.contains_key(env)) {
+            for app in &mut self.apps {
+                app.env_named.entry(env.to_owned()).or_default();
+            }
+        }
+    }
 }
 
 /// Each app's object in the value a file exports, in [`Ecosystem::apps`]' order.

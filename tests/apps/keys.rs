@@ -71,6 +71,22 @@ fn a_file_in_yaml_with_what_concerns_the_process() {
 }
 
 #[test]
+fn apps_are_chosen_by_the_names_in_the_file_whatever_env_adds() {
+    let home = Home::new();
+    home.here.write("report.js", REPORT);
+    home.here.write(
+        "apps.yaml",
+        "apps:
+  - { name: a, script: report.js, exec_mode: fork, append_env_to_name: true, env_night: {} }
+  - { name: b, script: report.js, exec_mode: fork, append_env_to_name: true }
+",
+    );
+    home.router("start apps.yaml --only b --env night").well();
+    home.shows(&["b-night 0 online"]);
+    home.router("start apps.yaml --only b --env day").fails(&["app b-day has no env_day"]);
+}
+
+#[test]
 fn what_would_run_as_somebody_else_is_refused() {
     let home = Home::new();
     home.here.write("report.js", REPORT);
