@@ -437,10 +437,7 @@ impl Client {
     }
 
     fn ask_for<T: DeserializeOwned>(&self, order: &Order) -> Result<T, AskError> {
-        let at = self.home.socket();
-        let answer = self.tokio.block_on(socket::ask(&at, order))?;
-        serde_json::from_value(answer)
-            .map_err(|error| AskError::Garbage { at, why: error.to_string() })
+        self.tokio.block_on(socket::ask_for(&self.home.socket(), order))
     }
 
     fn renew_daemon(&self) -> Result<()> {

@@ -69,6 +69,15 @@ where
     }
 }
 
+/// Asks whoever listens there, and waits for an answer of this kind.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask_for<A: DeserializeOwned>(at: &Path, order: impl Serialize) -> Result<A, AskError> {
+    serde_json::from_value(ask(at, order).await?)
+        .map_err(|error| AskError::Garbage { at: at.to_owned(), why: error.to_string() })
+}
+
 /// Asks whoever listens there, and waits for the answer.
 ///
 /// # Errors

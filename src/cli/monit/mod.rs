@@ -9,13 +9,12 @@ mod screen;
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -105,7 +104,9 @@ async fn show(mut terminal: DefaultTerminal, daemon: &Path, first: Vec<AppState>
                         }
                         Wish::Order(order, done) => {
                             let daemon = daemon.to_owned();
-                            asked.spawn(async move { News::Done(ask(daemon, order).await, done) });
+                            asked.spawn(async move {
+                                News::Done(socket::ask_for(&daemon, order).await, done)
+                            });
                         }
                     }
                 }
@@ -116,7 +117,7 @@ async fn show(mut terminal: DefaultTerminal, daemon: &Path, first: Vec<AppState>
             _ = looks.tick(), if !looking => {
                 looking = true;
                 let daemon = daemon.to_owned();
-                asked.spawn(async move { News::Apps(ask(daemon, Order::List).await) });
+                asked.spawn(async move { News::Apps(socket::ask_for(&daemon, Order::List).await) });
             }
             Some(news) = asked.join_next() => match news.context("a question was lost")? {
                 News::Apps(apps) => {
@@ -134,12 +135,6 @@ async fn show(mut terminal: DefaultTerminal, daemon: &Path, first: Vec<AppState>
             _ = hangup.recv() => return Ok(()),
         }
     }
-}
-
-async fn ask<T: DeserializeOwned>(daemon: PathBuf, order: Order) -> Result<T, AskError> {
-    let answer = socket::ask(&daemon, order).await?;
-    serde_json::from_value(answer)
-        .map_err(|error| AskError::Garbage { at: daemon, why: error.to_string() })
 }
 
 /// What is done at the terminal; the thread that reads it ends with the process.
