@@ -204,10 +204,15 @@ fn new_table() -> Table {
     table
 }
 
+/// Whether who has this status has no process, and is to have none.
+pub(super) fn is_down(status: &str) -> bool {
+    ["stopped", "errored"].contains(&status)
+}
+
 fn color(status: &str) -> Color {
     match status {
         "online" => Color::Green,
-        "errored" | "stopped" => Color::Red,
+        down if is_down(down) => Color::Red,
         _ => Color::Yellow,
     }
 }
@@ -315,14 +320,10 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
             });
             if let Value::Object(env) = &mut env {
                 env.insert(definition.instance_var.clone(), json!(worker.slot));
-                for file in id.iter().flat_map(|id| definition.logs.files(*id)) {
-                    let path = json!(logs::place(definition, &file));
-                    for (key, there) in
-                        [("pm_out_log_path", file.out), ("pm_err_log_path", file.error)]
-                    {
-                        if there {
-                            env.entry(key).or_insert_with(|| path.clone());
-                        }
+                let streams = id.map(|id| definition.logs.streams(id)).unwrap_or_default();
+                for (key, path) in ["pm_out_log_path", "pm_err_log_path"].into_iter().zip(streams) {
+                    if let Some(path) = path {
+                        env.insert(key.to_owned(), json!(logs::place(definition, &path)));
                     }
                 }
             }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::commands::Logs;
 use super::list::Found;
-use crate::config::{self, LogFile};
+use crate::config;
 use crate::control::apps::{AppState, Definition};
 
 /// How much of the end of a file is looked at for its last lines, in bytes.
@@ -45,8 +45,8 @@ enum Kind {
 }
 
 /// Where a worker's file is.
-pub(super) fn place(definition: &Definition, file: &LogFile) -> PathBuf {
-    config::at_home(&file.path, definition.environment.get("HOME").map(Path::new))
+pub(super) fn place(definition: &Definition, path: &Path) -> PathBuf {
+    config::at_home(path, definition.environment.get("HOME").map(Path::new))
 }
 
 /// The logs of these workers of an app.
@@ -55,7 +55,7 @@ pub(super) fn worker_files(app: &AppState, ids: &[u32]) -> Vec<Log> {
     let mut logs: Vec<Log> = Vec::new();
     for id in ids {
         for file in definition.logs.files(*id) {
-            let path = place(definition, &file);
+            let path = place(definition, &file.path);
             let kind = if file.out { Kind::Out } else { Kind::Error };
             match logs.iter_mut().find(|log| log.path == path) {
                 Some(shared) => shared.id = None,

@@ -130,6 +130,16 @@ impl Targets {
         }
         files
     }
+
+    /// The first file that stdout of the worker with this number goes to, and that stderr does.
+    #[must_use]
+    pub fn streams(&self, number: u32) -> [Option<PathBuf>; 2] {
+        let files = self.files(number);
+        let first = |of: fn(&LogFile) -> bool| {
+            files.iter().find(|file| of(file)).map(|file| file.path.clone())
+        };
+        [first(|file| file.out), first(|file| file.error)]
+    }
 }
 
 /// `pid_file`, before the worker's number is put in.

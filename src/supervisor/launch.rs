@@ -12,7 +12,7 @@ use super::logs::{self, Outlet};
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
 use crate::config::service::LIFE;
-use crate::config::{App, Config, LogFile, Mode};
+use crate::config::{App, Config, Mode};
 use crate::route::WorkerId;
 use crate::sys::process::{self, Spawn, Spawned};
 
@@ -121,21 +121,13 @@ fn environment(
         ("instances", app.workers.to_string()),
         ("exec_interpreter", app.interpreter.clone()),
     ];
-    // PM2's, of the streams that have a file.
-    let files = app.logs.targets.files(number);
-    let file = |name, of: fn(&LogFile) -> bool| {
-        files.iter().find(|file| of(file)).map(|file| {
-            let place = logs::place(&file.path);
-            (name, place.display().to_string())
-        })
-    };
-    let logged = [
-        file("pm_out_log_path", |file| file.out),
-        file("pm_err_log_path", |file| file.error),
-        app.pid_file
-            .as_ref()
-            .map(|file| ("pm_pid_path", logs::place(&file.of(number)).display().to_string())),
-    ];
+    // PM2's, where there are such files.
+    let [out, error] = app.logs.targets.streams(number);
+    let pid = app.pid_file.as_ref().map(|file| file.of(number));
+    let files = [("pm_out_log_path", out), ("pm_err_log_path", error), ("pm_pid_path", pid)];
+    let files = files.into_iter().filter_map(|(name, path)| {
+        path.map(|path| (name, logs::place(&path).display().to_string()))
+    });
     let serialization = config.serialization.unwrap_or_default().as_str().to_owned();
     // What makes a worker of Node's cluster.
     let member = (app.mode == Mode::Cluster).then(|| ("NODE_UNIQUE_ID", unique.to_string()));
@@ -144,7 +136,7 @@ fn environment(
         ("NODE_CHANNEL_SERIALIZATION_MODE", serialization),
     ];
     let channel = channel.into_iter().filter(|_| app.speaks_node());
-    let ours = ours.into_iter().chain(logged.into_iter().flatten()).chain(member).chain(channel);
+    let ours = ours.into_iter().chain(files).chain(member).chain(channel);
     let preload = preload.map(|preload| {
         (preload::VARIABLE, preload.instruction(id, config.serialization.unwrap_or_default()))
     });

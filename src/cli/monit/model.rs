@@ -191,13 +191,8 @@ impl Model {
     /// Whether what is chosen has, or is to have, a process.
     fn runs(&self) -> bool {
         let Some(line) = self.chosen() else { return false };
-        match &line.row {
-            Some(row) => !["stopped", "errored"].contains(&row.status),
-            None => {
-                let state = list::word(self.apps[line.app].state);
-                !["stopped", "errored"].contains(&state)
-            }
-        }
+        let of_app = || list::word(self.apps[line.app].state);
+        !list::is_down(line.row.as_ref().map_or_else(of_app, |row| row.status))
     }
 
     /// What a command would call what is chosen.

@@ -138,7 +138,7 @@ fn row<'a>(model: &'a Model, line: &'a Line) -> Row<'a> {
     let lives = |text: String| if pid == 0 { "-".to_owned() } else { text };
     let color = match status {
         "online" => Color::Green,
-        "errored" | "stopped" => Color::Red,
+        down if list::is_down(down) => Color::Red,
         _ => Color::Yellow,
     };
     let cells = [
