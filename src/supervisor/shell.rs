@@ -636,7 +636,10 @@ impl<P: DataPlane> Supervisor<'_, P> {
         let Some(Process { worker, output, number, .. }) = self.processes.remove(&pid) else {
             return;
         };
-        pid_file::remove(self.config.app.pid_file.as_ref(), number, pid);
+        // A reload that failed has left the old worker beside its successor.
+        let mut others = self.processes.iter().filter(|(_, process)| process.number == number);
+        let other = others.next().map(|(pid, _)| *pid);
+        pid_file::replace(self.config.app.pid_file.as_ref(), number, pid, other);
         self.plane.detach(worker);
         self.untold.push((worker, exit.clone()));
         let last_words = self.last_words.clone();
