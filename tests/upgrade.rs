@@ -119,8 +119,9 @@ both_engines! {
         let directory = TempDir::new();
         let program = directory.path().join("router");
         std::fs::copy(binary(), &program).unwrap();
-        let router = Router::steady(engine).binary(&program).start();
-        let workers = router.slots();
+        let router =
+            Router::steady(engine).binary(&program).option("--admin", "127.0.0.1:0").start();
+        let (workers, admin) = (router.slots(), crate::admin::port(&router));
         // The last two fail when everything is at rest: the old one goes on from there.
         for (bad, word) in [
             ("#!/bin/sh\necho no such thing >&2\nexit 1\n", "no such thing"),
@@ -135,6 +136,7 @@ both_engines! {
             router.signal(Signal::SIGUSR2);
             let line = router.event_number("upgrade failed", failed + 1);
             assert!(line.string("error").unwrap().contains(word), "{}", line.text);
+            assert_eq!(Connection::tcp(admin).get("/readyz").status, 200, "at the same port");
             router.lives();
             assert_eq!(router.slots(), workers);
         }

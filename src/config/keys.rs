@@ -153,9 +153,7 @@ mod tests {
         for key in honoured_names() {
             // By itself, or as the option of the same name.
             let option = key.replace('_', "-");
-            let no_option =
-                option.strip_prefix("auto").map_or(option.as_str(), |_| "no-autorestart");
-            let told = [format!("`{key}`"), format!("--{option}"), format!("--{no_option}`")];
+            let told = [format!("`{key}`"), format!("--{option}"), format!("--no-{option}`")];
             assert!(told.iter().any(|told| readme.contains(told.as_str())), "{key}");
         }
     }

@@ -163,7 +163,7 @@ fn rows(list: &[Value]) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What a side has come to: its list, what its workers say, its log files, the job's first line.
+/// What a side has come to: its list, and what its workers say.
 fn outcome(list: &[Value], logs: &Path, sub: &Path) -> (BTreeMap<String, Value>, Reports) {
     let found = until("all have reported", SOON, || {
         let found = reports([logs, sub]);
