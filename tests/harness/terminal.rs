@@ -10,6 +10,10 @@ const TMUX: Package = Package {
     trial: &["-V"],
 };
 
+/// Says how the command has ended, and stays. Not tmux's own word of it, which it sometimes does not
+/// get while the machine is busy: it then leaves the dead process unwaited for.
+const SHELL: &str = "\"$0\" \"$@\"; echo \"ended with $?.\"; read line";
+
 /// See the module's text. Dropping it ends it.
 pub struct Terminal {
     tmux: Installed,
@@ -21,8 +25,7 @@ impl Terminal {
     #[track_caller]
     pub fn open(home: &Home, words: &[&str], (width, height): (u16, u16)) -> Self {
         let terminal = Self { tmux: TMUX.installed(), directory: TempDir::new() };
-        // What has ended is looked at, too.
-        terminal.directory.write("tmux.conf", "set -g remain-on-exit on\nset -g status off\n");
+        terminal.directory.write("tmux.conf", "set -g status off\n");
         let mut command = terminal.tmux();
         for (name, value) in home.command().get_envs() {
             match value {
@@ -31,7 +34,8 @@ impl Terminal {
             };
         }
         let (width, height) = (width.to_string(), height.to_string());
-        command.args(["new-session", "-d", "-x", &width, "-y", &height]).arg(binary()).args(words);
+        command.args(["new-session", "-d", "-x", &width, "-y", &height]);
+        command.args(["sh", "-c", SHELL]).arg(binary()).args(words);
         run(&mut command);
         terminal
     }
@@ -71,13 +75,12 @@ impl Terminal {
         run(self.tmux().args(["resize-window", "-x", &width, "-y", &height]));
     }
 
-    /// Waits until the command has ended, and says with what status; the screen is given back.
+    /// Waits until the command has ended with this status; the screen is given back.
     #[track_caller]
-    pub fn end(&self) -> i32 {
-        let ask = |what: &str| run(self.tmux().args(["display-message", "-p", what]));
-        let status = until("its end", SOON, || ask("#{pane_dead_status}").trim().parse().ok());
-        assert_eq!(ask("#{alternate_on}").trim(), "0", "{}", self.picture());
-        status
+    pub fn ended_with(&self, status: i32) {
+        let drawn = self.shows(&[&format!("ended with {status}.")]);
+        let alternate = run(self.tmux().args(["display-message", "-p", "#{alternate_on}"]));
+        assert_eq!(alternate.trim(), "0", "{drawn}");
     }
 
     fn tmux(&self) -> Command {
