@@ -502,7 +502,8 @@ impl Control<'_> {
         );
         let passing = tokio::task::spawn_local(pass_on);
         let part = plan.preload.then(|| Part {
-            directory: runtime.preload(),
+            directory: runtime.preload(config.app.account.is_some()),
+            public: config.app.account.is_some(),
             lane: plan.lane,
             adapter: config.adapter,
             beat: config.hang_timeout.map(|timeout| timeout / BEATS),

@@ -1,48 +1,78 @@
 //! `uid` and `gid`: whose processes the workers are.
-//!
-//! Workers are processes of whoever runs router: what they share with it (a preload, sockets, logs)
-//! is for that user alone. So an app that asks for somebody else is refused, and not run with more
-//! rights than it was to have.
 
-use anyhow::{Result, bail};
-use nix::unistd::{Group, User, getegid, geteuid};
+use std::ffi::CString;
+use std::path::PathBuf;
 
-use crate::config::App;
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 
+use crate::config::{Account, App};
+
+/// Whose processes the workers are to be; none: they are whoever's router is.
+///
 /// # Errors
-/// The app is to run as somebody else than who runs router, or as nobody there is.
-pub(super) fn check(app: &App) -> Result<()> {
-    let name = &app.name;
-    // A number of our own may be in no list, as in many containers.
-    let foreign =
-        |word: &Option<String>, own: u32| word.clone().filter(|word| word.parse() != Ok(own));
-    if let Some(user) = foreign(&app.user, geteuid().as_raw()) {
-        let found = match user.parse() {
-            Ok(number) => User::from_uid(nix::unistd::Uid::from_raw(number))?,
-            Err(_) => User::from_name(&user)?,
-        };
-        let Some(found) = found else { bail!("app {name}: `uid`: there is no user {user}") };
-        if found.uid != geteuid() {
-            bail!(
-                "app {name}: `uid` is {user}, and router runs as another user: workers are \
-                 processes of whoever runs router. Run it as {user} (User={user} in the unit, or \
-                 `router startup -u {user}`), and leave `uid` away"
-            );
-        }
+/// There is no such user or group, or router may not run processes of anybody else's.
+pub(super) fn find(app: &App) -> Result<Option<Account>> {
+    let (own_uid, own_gid) = (geteuid(), getegid());
+    let user = app.user.as_deref().map(find_user).transpose();
+    let user = user.with_context(|| format!("app {}: `uid`", app.name))?;
+    let group = app.group.as_deref().map(find_group).transpose();
+    let group = group.with_context(|| format!("app {}: `gid`", app.name))?;
+    let uid = user.as_ref().map_or(own_uid, |user| user.uid);
+    if uid == own_uid && group.is_none_or(|gid| gid == own_gid) {
+        return Ok(None);
     }
-    if let Some(group) = foreign(&app.group, getegid().as_raw()) {
-        let found = match group.parse() {
-            Ok(number) => Group::from_gid(nix::unistd::Gid::from_raw(number))?,
-            Err(_) => Group::from_name(&group)?,
-        };
-        let Some(found) = found else { bail!("app {name}: `gid`: there is no group {group}") };
-        if found.gid != getegid() {
-            bail!(
-                "app {name}: `gid` is {group}, and router runs in another group: workers are \
-                 processes of whoever runs router. Run it in that group (Group={group} in the \
-                 unit), and leave `gid` away"
-            );
-        }
+    if !own_uid.is_root() {
+        bail!(
+            "app {}: `uid` or `gid` is another than that of router, and only root may run processes \
+             of others: leave it away and run router as that user (User= and Group= in the unit, or \
+             `router startup -u NAME`), or run router as root",
+            app.name
+        );
     }
-    Ok(())
+    let Some(gid) =
+        group.or_else(|| user.as_ref()?.gid).or_else(|| (uid == own_uid).then_some(own_gid))
+    else {
+        bail!("app {}: no list of users has user {uid}; name a group, too, with `gid`", app.name);
+    };
+    let (name, home) = user.and_then(|user| user.entry).unzip();
+    let groups = match &name {
+        Some(name) => getgrouplist(&CString::new(name.as_str())?, gid)?,
+        None => vec![gid],
+    };
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Some(Account { uid: uid.as_raw(), gid: gid.as_raw(), groups, name, home }))
+}
+
+struct Found {
+    uid: Uid,
+    /// The user's own group, and name and home, of one who is in the system's list.
+    gid: Option<Gid>,
+    entry: Option<(String, PathBuf)>,
+}
+
+impl From<User> for Found {
+    fn from(user: User) -> Self {
+        Self { uid: user.uid, gid: Some(user.gid), entry: Some((user.name, user.dir)) }
+    }
+}
+
+/// By name or number; a number may be in no list.
+fn find_user(word: &str) -> Result<Found> {
+    if let Ok(number) = word.parse() {
+        let uid = Uid::from_raw(number);
+        let nameless = Found { uid, gid: None, entry: None };
+        return Ok(User::from_uid(uid)?.map_or(nameless, Found::from));
+    }
+    let user = User::from_name(word)?;
+    Ok(user.with_context(|| format!("there is no user {word}"))?.into())
+}
+
+/// By name or number; a number may be in no list.
+fn find_group(word: &str) -> Result<Gid> {
+    if let Ok(number) = word.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let group = Group::from_name(word)?;
+    Ok(group.with_context(|| format!("there is no group {word}"))?.gid)
 }

@@ -189,6 +189,7 @@ fn settle(
     let mut app =
         raw.resolve(&Surroundings { base, cores, workers, env: options.env.as_deref() })?;
     let interpreter = check(&app, variable)?;
+    app.account = accounts::find(&app)?;
     if app.filter_env.is_some()
         && let Some(found) = interpreter
     {
@@ -283,7 +284,6 @@ fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<
     if !app.cwd.is_dir() {
         bail!("app {}: there is no directory {} to start in", app.name, app.cwd.display());
     }
-    accounts::check(app)?;
     let path = app.env.get("PATH").cloned().or_else(|| variable("PATH")).unwrap_or_default();
     if app.runs_itself() {
         if access(&app.script, AccessFlags::X_OK).is_err() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::logs::{Logs, Naming, PidFile, RawLogs, absolute};
-use super::{ConfigError, CronPattern, FilterEnv, Mode, Workers};
+use super::{Account, ConfigError, CronPattern, FilterEnv, Mode, Workers};
 
 /// An app, every question answered. The defaults are PM2's, but for the one with a reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct App {
     pub user: Option<String>,
     /// Of which group, by name or number.
     pub group: Option<String>,
+    /// The two as found in the system; none: whoever runs router.
+    pub account: Option<Account>,
 }
 
 impl App {
@@ -332,6 +334,7 @@ impl RawApp {
             source_maps: self.source_maps,
             user: self.user,
             group: self.group,
+            account: None,
             name: label,
             workers: self.instances.unwrap_or(around.workers).resolve(around.cores)?,
             script,

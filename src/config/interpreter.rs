@@ -238,8 +238,10 @@ impl Plan {
         config.preload = self.preload;
         // The preload is what gives the sign of life, and what waits for the next router.
         config.hang_timeout = config.hang_timeout.filter(|_| self.preload);
-        // An ordinary process need not wait: it knows nothing of its router.
-        let outlives = self.preload || config.app.mode == Mode::Fork;
+        // An ordinary process need not wait: it knows nothing of its router. Those of another user
+        // cannot come back: the way is for the router's own alone.
+        let waits = self.preload && config.app.account.is_none();
+        let outlives = waits || config.app.mode == Mode::Fork;
         config.orphan_timeout = config.orphan_timeout.filter(|_| outlives);
         config.handoff = if self.lane { config.handoff } else { Handoff::Ipc };
         config.serialization = Some(self.serialization);

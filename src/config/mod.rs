@@ -3,6 +3,7 @@
 //! Pure: it reads no file, no environment and no clock. The command line (`cli`) collects the
 //! raw settings and hands them in; everything after this module sees only resolved values.
 
+mod account;
 mod address;
 mod app;
 mod bytes;
@@ -23,6 +24,7 @@ mod workers;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use account::Account;
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
 pub use bytes::bytes;

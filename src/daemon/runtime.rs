@@ -32,6 +32,8 @@ const SECRET_BYTES: usize = 16;
 /// Between two tries to take a directory whose router has just died, and how many there are.
 const DYING_PAUSE: Duration = Duration::from_millis(10);
 const DYING_TRIES: u32 = 200;
+/// Where all users can look and only root can write (hier(7)).
+const PUBLIC: &str = "/run";
 /// Routers of one app, each with a directory of its own, before the next is refused.
 const SIBLINGS: usize = 10;
 
@@ -182,10 +184,16 @@ impl Runtime {
         self.directory.join("roll")
     }
 
-    /// Where the workers' script lies.
+    /// Where the workers' script lies. Workers of other users cannot enter the directory; theirs
+    /// lies where all can look and only root can write, under a name that goes with the directory.
     #[must_use]
-    pub fn preload(&self) -> PathBuf {
-        self.directory.join("preload")
+    pub fn preload(&self, public: bool) -> PathBuf {
+        if !public {
+            return self.directory.join("preload");
+        }
+        let mut digits = DefaultHasher::new();
+        digits.write(self.directory.as_os_str().as_bytes());
+        Path::new(PUBLIC).join(format!("router-preload-{:016x}", digits.finish()))
     }
 
     /// Where the workers' numbers may lie. Whoever has written them takes them away.
@@ -206,7 +214,10 @@ impl Runtime {
         for name in ["attach", "control", "keeper", "roll", "secret", "lock"] {
             remove(fs::remove_file(self.directory.join(name)), &self.directory);
         }
-        remove(fs::remove_dir_all(self.preload()), &self.directory);
+        // Both: an upgrade may have changed whose the workers are.
+        for public in [false, true] {
+            remove(fs::remove_dir_all(self.preload(public)), &self.directory);
+        }
         // Of the operator's it may hold other things.
         let _kept = fs::remove_dir(&self.directory);
     }

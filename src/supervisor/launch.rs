@@ -12,9 +12,9 @@ use super::logs::{self, Outlet};
 use super::preload::{self, Preload};
 use super::reader::{Reader, Rest};
 use crate::config::service::LIFE;
-use crate::config::{App, Config, Mode};
+use crate::config::{Account, App, Config, Mode};
 use crate::route::WorkerId;
-use crate::sys::process::{self, Spawn, Spawned};
+use crate::sys::process::{self, Identity, Spawn, Spawned};
 
 /// Variables that speak to the router itself: from the service manager, and from the router before
 /// it in the same process. Those about sockets it has removed from its own environment.
@@ -61,6 +61,11 @@ pub(super) fn launch(
         cwd: &config.app.cwd,
         channel: theirs,
         lane: lane.as_ref().map(|lane| lane.theirs.as_fd()),
+        identity: config.app.account.as_ref().map(|account| Identity {
+            uid: account.uid,
+            gid: account.gid,
+            groups: &account.groups,
+        }),
         outlives: config.app.mode == Mode::Fork || preload.is_some_and(Preload::outlives),
     })?;
     let pipes = [stdout, stderr];
@@ -107,7 +112,10 @@ fn environment(
     number: u32,
     preload: Option<&Preload>,
 ) -> Vec<(OsString, OsString)> {
+    let login = config.app.account.iter().flat_map(Account::environment);
+    let login = login.map(|(name, value)| (name.to_owned(), value));
     let operators = config.app.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let operators = login.chain(operators);
     // Last, so that nothing the operator sets can take a worker's channel away.
     let app = &config.app;
     let ours = [

@@ -1,16 +1,17 @@
 //! The script that every Node worker loads before the application: written out, and told its part.
 //!
 //! `src/preload` has the script itself. It is embedded in this binary and written into the runtime
-//! directory, which goes when the router goes.
+//! directory, which goes when the router goes; or beside it, where workers are another user's.
 
-use std::fs::DirBuilder;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::Serialization;
 use crate::route::WorkerId;
+use crate::sys::private;
 use crate::sys::process::LANE_FD;
 
 /// The environment variable that tells the script its part; it deletes it.
@@ -40,6 +41,8 @@ const FILES: [(&str, &str); 15] = [
 pub struct Part {
     /// Where the script is written.
     pub directory: PathBuf,
+    /// Any user may read it.
+    pub public: bool,
     /// Read sockets from a lane.
     pub lane: bool,
     /// Put the cluster adapter in place of Socket.IO's default.
@@ -72,10 +75,15 @@ impl Preload {
     /// Writes the script, over what an earlier router may have left.
     pub(super) fn write(part: Part) -> io::Result<Self> {
         let entry = part.directory.join(FILES[0].0);
-        DirBuilder::new().recursive(true).mode(0o700).create(&part.directory)?;
+        private::directory(&part.directory)?;
+        // Whatever the umask says.
+        let (enter, read) = if part.public { (0o755, 0o644) } else { (0o700, 0o600) };
         for (name, text) in FILES {
-            std::fs::write(part.directory.join(name), text)?;
+            let file = part.directory.join(name);
+            fs::write(&file, text)?;
+            fs::set_permissions(&file, Permissions::from_mode(read))?;
         }
+        fs::set_permissions(&part.directory, Permissions::from_mode(enter))?;
         Ok(Self { entry, part })
     }
 
@@ -120,8 +128,6 @@ impl Preload {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -130,6 +136,7 @@ mod tests {
         let parent = parent.expect("writable");
         let part = Part {
             directory: parent.join("preload"),
+            public: false,
             lane: true,
             adapter: false,
             beat: Some(Duration::from_secs(7)),
@@ -140,7 +147,7 @@ mod tests {
             }),
         };
         let preload = Preload::write(part.clone()).expect("writable");
-        let mode = std::fs::metadata(&part.directory).expect("there").permissions().mode();
+        let mode = fs::metadata(&part.directory).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(preload.entry().is_file());
         let told = preload.instruction(WorkerId { slot: 3, generation: 9 }, Serialization::Json);
@@ -153,14 +160,20 @@ mod tests {
                 "attach": { "path": "/run/a/attach", "secret": "5ec", "within": 30_000 },
             })
         );
-        Preload::write(part).expect("it may be written again");
-        std::fs::remove_dir_all(parent).expect("ours");
+        let public = Part { public: true, ..part };
+        let preload = Preload::write(public.clone()).expect("it may be written again");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&public.directory), mode(preload.entry())), (0o755, 0o644));
+        // Whoever may write there could have the workers run anything.
+        fs::set_permissions(&public.directory, Permissions::from_mode(0o777)).expect("ours");
+        Preload::write(public).expect_err("it is not safe");
+        fs::remove_dir_all(parent).expect("ours");
     }
 
     #[test]
     fn every_file_of_the_script_is_embedded() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preload");
-        let mut there: Vec<String> = std::fs::read_dir(directory)
+        let mut there: Vec<String> = fs::read_dir(directory)
             .expect("there")
             .map(|entry| entry.expect("readable").file_name().into_string().expect("a name"))
             .collect();

@@ -24,6 +24,15 @@ pub enum NotPrivate {
     System(#[from] io::Error),
 }
 
+impl From<NotPrivate> for io::Error {
+    fn from(error: NotPrivate) -> Self {
+        match error {
+            NotPrivate::Unsafe(why) => Self::new(io::ErrorKind::PermissionDenied, why),
+            NotPrivate::System(error) => error,
+        }
+    }
+}
+
 /// Makes the directory, or finds one that nobody else can have changed.
 ///
 /// # Errors

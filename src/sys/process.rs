@@ -53,8 +53,21 @@ pub struct Spawn<'a> {
     pub channel: OwnedFd,
     /// The child's end of its lane.
     pub lane: Option<BorrowedFd<'a>>,
+    /// Whose process it is to be, if not ours.
+    pub identity: Option<Identity<'a>>,
     /// It may outlive us: its output pipes have a reader for as long as it lives, itself.
     pub outlives: bool,
+}
+
+/// A user and its groups, by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// The user.
+    pub uid: u32,
+    /// Its own group.
+    pub gid: u32,
+    /// All its groups.
+    pub groups: &'a [u32],
 }
 
 /// A started process and our ends of its output pipes, non-blocking.
@@ -70,7 +83,7 @@ pub struct Spawned {
 
 /// Starts a process. It must be reaped by [`reap`].
 pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
-    let Spawn { program, args, env, unset, cwd, channel, lane, outlives } = spawn;
+    let Spawn { program, args, env, unset, cwd, channel, lane, identity, outlives } = spawn;
     // The standard library reports a failed exec through a pipe of its own. Were that pipe's fd
     // 3 or 4, placing the channel or the lane would close it; so both numbers are kept occupied
     // while the pipe is made.
@@ -93,9 +106,19 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
     }
     let channel_fd = channel.as_raw_fd();
     let lane_fd = lane.as_ref().map(AsRawFd::as_raw_fd);
-    // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`
-    // and its callees make bare system calls on integers, and allocate and lock nothing.
-    unsafe { command.pre_exec(move || prepare_child(channel_fd, lane_fd, outlives)) };
+    // The closure may not borrow; the child copies nothing.
+    let own = identity.map(|Identity { uid, gid, groups }| (uid, gid, groups.to_vec()));
+    let prepare = move || {
+        let identity = own.as_ref();
+        let identity = identity.map(|(uid, gid, groups)| Identity { uid: *uid, gid: *gid, groups });
+        prepare_child(channel_fd, lane_fd, outlives)?;
+        // Last: it gives away the rights that the rest may need.
+        identity.map_or(Ok(()), become_another)
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`,
+    // `become_another` and their callees make bare system calls on integers and on a list that was
+    // made before, and allocate and lock nothing.
+    unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
 
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -137,6 +160,20 @@ fn prepare_child(channel: RawFd, lane: Option<RawFd>, outlives: bool) -> io::Res
     }
     setsid()?;
     signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Gives the output pipes to another user, as whoever opens /dev/stdout needs, and becomes it. Runs in
+/// the child, which has one thread: so the kernel's own calls do, without libc's, which would tell
+/// the other threads and wait for them.
+fn become_another(Identity { uid, gid, groups }: Identity<'_>) -> io::Result<()> {
+    for pipe in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        syscall!(fchown(pipe, uid, gid))?;
+    }
+    // The list is borrowed for the call, and as long as it is said to be.
+    syscall!(syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+    syscall!(syscall(libc::SYS_setresgid, gid, gid, gid))?;
+    syscall!(syscall(libc::SYS_setresuid, uid, uid, uid))?;
     Ok(())
 }
 
@@ -396,6 +433,7 @@ mod tests {
             cwd: Path::new("/"),
             channel,
             lane: None,
+            identity: None,
             outlives: false,
         })
         .expect("sh starts")
@@ -434,6 +472,7 @@ mod tests {
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: Some(lane_theirs.as_fd()),
+                identity: None,
                 outlives: false,
             });
             drop(lane_theirs);
@@ -492,6 +531,7 @@ mod tests {
                 cwd: Path::new("/"),
                 channel: theirs,
                 lane: None,
+                identity: None,
                 outlives: false,
             })
             .expect_err("it is not there");
