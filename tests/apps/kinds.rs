@@ -5,9 +5,9 @@ use crate::harness::process::{alive, signal};
 use crate::harness::{Connection, Home, SOON, fixture, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::process::Stdio;
+use std::process::Child;
 
 /// A script of another language that says who it is, what it was told, and when it is asked to end.
 const JOB: &str = "echo \"job $$ instance $NODE_APP_INSTANCE id $pm_id mode $exec_mode $COLOUR $1\"
@@ -126,6 +126,18 @@ fn the_daemon_and_the_routers_become_the_next_program() {
     assert_eq!(log.matches("daemon ready").count(), 2, "{log}");
 }
 
+/// A daemon that nothing finds by its home. Dropping it ends it, and its apps with it.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            signal(self.0.id(), Signal::SIGTERM);
+            let _ended = self.0.wait();
+        }
+    }
+}
+
 /// As a unit with `StateDirectory=` and its like has it, that is told when everything runs.
 #[test]
 fn a_system_service_keeps_its_things_where_systemd_says() {
@@ -144,23 +156,24 @@ fn a_system_service_keeps_its_things_where_systemd_says() {
         let length = told.recv(&mut text).unwrap_or_else(|e| panic!("{wanted}: {e}"));
         assert_eq!(std::str::from_utf8(&text[..length]), Ok(wanted));
     };
-    let mut daemon = home
-        .command()
+    // Where a failed test shows it.
+    let log = File::create(home.path().join("daemon.log")).unwrap();
+    let mut command = home.command();
+    command
         .args(["daemon", "--resurrect"])
         .env_remove("ROUTER_HOME")
         .env("STATE_DIRECTORY", &state)
         .env("RUNTIME_DIRECTORY", &run)
         .env("LOGS_DIRECTORY", &logs)
         .env("NOTIFY_SOCKET", home.path().join("notify"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(log);
+    let mut daemon = Service(command.spawn().unwrap());
     hears("READY=1");
     assert!(run.join("daemon.sock").exists() && run.join("apps/idle/control").exists());
     assert!(logs.exists() && !home.path().join("daemon.sock").exists());
-    signal(daemon.id(), Signal::SIGTERM);
+    signal(daemon.0.id(), Signal::SIGTERM);
     hears("STOPPING=1");
-    assert!(daemon.wait().unwrap().success());
+    assert!(daemon.0.wait().unwrap().success());
     assert!(!run.join("apps/idle").exists(), "its app has ended with it");
 }
 
