@@ -1,0 +1,59 @@
+//! What processes have used, out of /proc.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Of some processes together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Time on a core, in nanoseconds; of the threads that live.
+    pub(crate) cpu: u64,
+    /// Resident memory, in bytes.
+    pub(crate) resident: u64,
+}
+
+impl Usage {
+    /// What these have used so far.
+    pub(crate) fn of(pids: &[u32]) -> Result<Self> {
+        let mut sum = Self::default();
+        for pid in pids {
+            sum.cpu += cpu(*pid).with_context(|| format!("process {pid}"))?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            sum.resident += kib.context("a process has no VmRSS")? * 1024;
+        }
+        Ok(sum)
+    }
+}
+
+/// Finer than the ticks of /proc/PID/stat: the scheduler's own account, thread by thread.
+fn cpu(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let account = fs::read_to_string(task?.path().join("schedstat"))?;
+        let on_core = account.split_whitespace().next().context("an empty schedstat")?;
+        sum += on_core.parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// A process and its descendants, in the order in which they are found.
+pub(crate) fn tree(root: u32) -> Result<Vec<u32>> {
+    let mut found = vec![root];
+    let mut looked_at = 0;
+    while let Some(pid) = found.get(looked_at).copied() {
+        looked_at += 1;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    Ok(found)
+}
+
+/// What a process calls itself.
+pub(crate) fn name(pid: u32) -> Result<String> {
+    Ok(fs::read_to_string(format!("/proc/{pid}/comm"))?.trim().to_owned())
+}
