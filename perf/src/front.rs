@@ -51,9 +51,30 @@ pub(crate) enum Kind {
     Nginx,
     /// HAProxy likewise.
     Haproxy,
+    /// Router on io_uring, with workers that answer at once.
+    NativeRouter,
+    /// The same on epoll.
+    NativePortable,
+    /// The least of a loop on epoll.
+    NativeEpoll,
+    /// On monoio, on its io_uring driver.
+    NativeMonoio,
+    /// On tokio-uring.
+    NativeTokioUring,
 }
 
 impl Kind {
+    /// Whether the others are told as multiples of it.
+    pub(crate) const fn is_measure(self) -> bool {
+        matches!(self, Self::Router | Self::NativeRouter)
+    }
+
+    /// Whether it is the router.
+    pub(crate) const fn is_router(self) -> bool {
+        self.is_measure()
+            || matches!(self, Self::RouterPortable | Self::RouterUnchanged | Self::NativePortable)
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "no front",
@@ -64,6 +85,11 @@ impl Kind {
             Self::Sticky => "@socket.io/sticky",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
+            Self::NativeRouter => "router",
+            Self::NativePortable => "router, epoll",
+            Self::NativeEpoll => "bare loop, epoll",
+            Self::NativeMonoio => "bare loop, monoio",
+            Self::NativeTokioUring => "bare loop, tokio-uring",
         }
     }
 }
@@ -102,7 +128,7 @@ impl Front {
     fn launch(&mut self, kind: Kind, workers: usize, apps: &Path) -> Result<()> {
         let (count, port) = (workers.to_string(), self.target.port.to_string());
         let listen = format!("127.0.0.1:{port}");
-        let router = apps.join("../../target/release/router");
+        let router = program("router");
         let node = |script: &str| {
             let mut command = Command::new("node");
             command.arg(apps.join(script)).env("PORT", &port).env("WORKERS", &count);
@@ -122,6 +148,11 @@ impl Front {
                 self.child(by_router("sticky.js", &["-l", &listen, "--engine", "portable"]))?;
             }
             Kind::RouterUnchanged => self.child(by_router("plain.js", &[]))?,
+            Kind::NativeRouter => self.child(self.native_by_router("uring", workers)?)?,
+            Kind::NativePortable => self.child(self.native_by_router("portable", workers)?)?,
+            Kind::NativeEpoll => self.child(contender("epoll", &port, &count))?,
+            Kind::NativeMonoio => self.child(contender("monoio", &port, &count))?,
+            Kind::NativeTokioUring => self.child(contender("tokio-uring", &port, &count))?,
             Kind::Pm2 => {
                 let pm2 = Pm2 { home: self.directory.clone(), apps: apps.to_owned(), port };
                 pm2.give(&["start", "sticky.js", "-i", &count])?;
@@ -143,6 +174,21 @@ impl Front {
             }
         }
         Ok(())
+    }
+
+    /// A program that takes Node's place, as an ecosystem file has it.
+    fn native_by_router(&self, engine: &str, workers: usize) -> Result<Command> {
+        let file = self.directory.join("ecosystem.json");
+        let app = serde_json::json!({
+            "name": "native", "script": program("router-perf-native"), "interpreter": "none",
+            "exec_mode": "cluster", "instances": workers,
+        });
+        fs::write(&file, serde_json::json!({ "apps": [app] }).to_string())?;
+        let mut command = Command::new(program("router"));
+        let listen = format!("127.0.0.1:{}", self.target.port);
+        command.args(["-q", "--handoff", "lane", "--serialization", "json", "--engine", engine]);
+        command.args(["-l", &listen]).arg(file);
+        Ok(command)
     }
 
     /// As the page "Behind a reverse proxy" has it, with connections to the workers that are kept.
@@ -307,6 +353,17 @@ impl Pm2 {
         ensure!(output.status.success(), "pm2 {words:?}: {said}");
         Ok(())
     }
+}
+
+/// Of this workspace.
+fn program(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name)
+}
+
+fn contender(on: &str, port: &str, workers: &str) -> Command {
+    let mut command = Command::new(program("router-perf-native"));
+    command.args(["contender", on, "--port", port, "--workers", workers]);
+    command
 }
 
 /// One that no client's own end can have: below those that the kernel gives out by itself.

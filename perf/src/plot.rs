@@ -34,11 +34,8 @@ pub(crate) fn bars(title: &str, panels: &[(&str, Vec<(Kind, Spread)>)]) -> Strin
         let longest = rows.iter().map(|(_, spread)| spread.most).fold(f64::MIN_POSITIVE, f64::max);
         for (kind, spread) in rows {
             let x = |value: f64| LABELS + value / longest * BAR;
-            let (middle, own) = (
-                y + LINE / 2.0,
-                matches!(kind, Kind::Router | Kind::RouterPortable | Kind::RouterUnchanged),
-            );
-            let color = if own { "#2b6cb0" } else { "#a0aec0" };
+            let middle = y + LINE / 2.0;
+            let color = if kind.is_router() { "#2b6cb0" } else { "#a0aec0" };
             let _infallible = writeln!(
                 svg,
                 "<text x=\"10\" y=\"{:.1}\">{}</text>\

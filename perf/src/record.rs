@@ -99,7 +99,7 @@ impl Record {
             for measure in &measures {
                 let spreads = self.spreads(measure);
                 let own = spreads.iter().find(|(other, _)| other == kind);
-                let router = spreads.iter().find(|(other, _)| *other == Kind::Router);
+                let router = spreads.iter().find(|(other, _)| other.is_measure());
                 let Some((_, spread)) = own else {
                     table.push_str(" |");
                     continue;
@@ -112,7 +112,7 @@ impl Record {
                     number(spread.most)
                 );
                 if let Some((_, router)) = router
-                    && *kind != Kind::Router
+                    && !kind.is_measure()
                     && router.median > 0.0
                 {
                     let _infallible = write!(table, " x{}", number(spread.median / router.median));

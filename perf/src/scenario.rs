@@ -64,10 +64,12 @@ pub(crate) enum Scenario {
     Broadcast8Large,
     /// Sessions over WebSocket that do nothing.
     Idle,
+    /// One request to a connection, answered by workers that do nothing else.
+    Native,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Requests,
         Self::Steady,
         Self::Polling,
@@ -78,6 +80,7 @@ impl Scenario {
         Self::Broadcast16,
         Self::Broadcast8Large,
         Self::Idle,
+        Self::Native,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -92,6 +95,7 @@ impl Scenario {
             Self::Broadcast16 => "broadcast-16",
             Self::Broadcast8Large => "broadcast-8-large",
             Self::Idle => "idle",
+            Self::Native => "native",
         }
     }
 
@@ -108,6 +112,7 @@ impl Scenario {
             Self::Broadcast16 => "1,000 broadcasts a second of 100 bytes, 16 workers",
             Self::Broadcast8Large => "1,000 broadcasts a second of 4,000 bytes, 8 workers",
             Self::Idle => "WebSocket sessions that do nothing, 2 workers",
+            Self::Native => "One request per connection, 2 native workers that answer at once",
         }
     }
 
@@ -129,12 +134,16 @@ impl Scenario {
     /// needs a Redis for broadcasts.
     pub(crate) const fn fronts(self) -> &'static [Kind] {
         use Kind::{Haproxy, Nginx, None, Pm2, Router, RouterPortable, RouterUnchanged, Sticky};
+        use Kind::{NativeEpoll, NativeMonoio, NativePortable, NativeRouter, NativeTokioUring};
         match self {
             Self::Polling => {
                 &[Router, RouterPortable, RouterUnchanged, Pm2, Sticky, Nginx, Haproxy]
             }
             Self::Broadcast2 | Self::Broadcast8 | Self::Broadcast16 | Self::Broadcast8Large => {
                 &[Router, RouterPortable, RouterUnchanged, Pm2, Sticky]
+            }
+            Self::Native => {
+                &[NativeRouter, NativePortable, NativeEpoll, NativeMonoio, NativeTokioUring]
             }
             _ => &[None, Router, RouterPortable, RouterUnchanged, Pm2, Sticky, Nginx, Haproxy],
         }
@@ -144,7 +153,7 @@ impl Scenario {
     pub(crate) async fn measure(self, front: &Front, measure: Measure) -> Result<Sample> {
         let (target, lasts) = (front.target, measure.lasts);
         match self {
-            Self::Requests => {
+            Self::Requests | Self::Native => {
                 let clients = (0..CLIENTS).map(|number| Once { target, number });
                 closed(front, clients.collect(), lasts).await
             }
