@@ -32,6 +32,7 @@ let lane; // Undefined without one.
 let Pipe;
 let node; // What Node has at the channel there is: { handle, onread, send, disconnect }.
 let orphaned = false;
+const waiting = new Set(); // What Node has written and the kernel has not: { data }, in order.
 let speaking; // The message that Node is about to write.
 let until = 0;
 let calls; // The timer; it is all that keeps an idle process alive meanwhile.
@@ -71,12 +72,29 @@ function stand() {
     const write = handle[name];
     handle[name] = function (req, data, socket) {
       const error = write.apply(this, arguments);
+      if (error === 0 && !socket && handle.writeQueueSize > 0) follow(req, data);
       if (socket || !GONE.has(error) || isLeaving()) return error;
       orphan();
       outbox.put(speaking, undefined, undefined, part.mode);
       return 0;
     };
   }
+}
+
+// A write that waits for room in the kernel fails without a word to anybody. The kernel may keep the
+// socket of a dead router open for a moment, so that there are such writes after its death.
+function follow(req, data) {
+  const entry = { data };
+  waiting.add(entry);
+  let complete;
+  Object.defineProperty(req, 'oncomplete', {
+    get: () => function (status) {
+      // What has failed is taken with the rest, in its order, once the end is read.
+      if (status === 0) waiting.delete(entry);
+      if (complete !== undefined) return complete.apply(this, arguments);
+    },
+    set: (value) => { complete = value; },
+  });
 }
 
 // The worker is on its way out by its own will or the router's: an end is just that.
@@ -134,7 +152,9 @@ function ended() {
 
 function takeUnsent() {
   const unsent = channel.takeUnsent();
-  outbox.putFirst(unsent, part.mode);
+  const unwritten = [...waiting].map(({ data }) => ({ message: outbox.read(data) }));
+  waiting.clear();
+  outbox.putFirst([...unwritten, ...unsent], part.mode);
   for (const { callback } of unsent) {
     if (typeof callback === 'function') process.nextTick(callback, null);
   }

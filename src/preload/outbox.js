@@ -131,6 +131,14 @@ function unpack(entry) {
   return unpacker.readValue();
 }
 
+/** The message in what Node writes to the channel: a line of JSON, or a length and what V8 makes of it. */
+function read(written) {
+  if (typeof written === 'string') return JSON.parse(written);
+  const unpacker = new Unpacker(written.subarray(4));
+  unpacker.readHeader();
+  return unpacker.readValue();
+}
+
 // ---- The end ----
 
 /** Everything, in order, by `send(message, handle, options)`; says how many were given up. */
@@ -167,4 +175,4 @@ function empty() {
   return { all, lost };
 }
 
-module.exports = { takes, put, putFirst, flush, discard };
+module.exports = { takes, put, putFirst, read, flush, discard };
