@@ -340,7 +340,10 @@ struct Pm2 {
 
 impl Pm2 {
     fn give(&self, words: &[&str]) -> Result<()> {
-        let output = Command::new("node")
+        // Not a pipe: its daemon may keep that open, and whoever reads it waits for ever.
+        let said = self.home.join("said");
+        let file = fs::File::create(&said)?;
+        let status = Command::new("node")
             .arg("node_modules/@socket.io/pm2/bin/pm2")
             .args(words)
             .current_dir(&self.apps)
@@ -348,9 +351,10 @@ impl Pm2 {
             .env("PM2_PORT", &self.port)
             .env("PORT", &self.port)
             .stdin(Stdio::null())
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "pm2 {words:?}: {said}");
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .status()?;
+        ensure!(status.success(), "pm2 {words:?}: {}", fs::read_to_string(said)?);
         Ok(())
     }
 }
