@@ -16,8 +16,8 @@ use nix::unistd::{Pid, mkdtemp};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::load::Target;
-use crate::load::http::Client;
+use crate::load::requests::Once;
+use crate::load::{Doer, Target};
 use crate::usage;
 
 /// How long a front and its workers may take to serve, and to end.
@@ -261,12 +261,11 @@ impl Front {
 
     async fn serves(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let request = b"GET / HTTP/1.1\r\nHost: perf\r\nConnection: close\r\n\r\n";
         // From many addresses: all the workers are to be there.
         let mut served = 0;
         while served < 64 {
-            match Client::new(self.target, served).ask(request).await {
-                Ok(_) => served += 1,
+            match (Once { target: self.target, number: served }).once().await {
+                Ok(()) => served += 1,
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {
                     served = 0;

@@ -21,6 +21,8 @@ pub(crate) type Sample = BTreeMap<String, f64>;
 const CLIENTS: usize = 32;
 /// Before it counts.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Requests a second in open loop.
+const STEADY: u32 = 1000;
 /// Broadcasts a second.
 const BROADCASTS: u32 = 1000;
 /// Sessions that are opened at the same time.
@@ -159,9 +161,9 @@ impl Scenario {
             }
             Self::Steady => {
                 let client = |number| Once { target, number };
-                open_loop(BROADCASTS, WARM_UP, client).await?;
+                open_loop(STEADY, WARM_UP, client).await?;
                 let before = Spent::by(front)?;
-                let tally = open_loop(BROADCASTS, lasts, client).await?;
+                let tally = open_loop(STEADY, lasts, client).await?;
                 sample(&tally, before, front)
             }
             Self::Polling => {

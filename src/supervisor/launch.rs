@@ -64,7 +64,7 @@ pub(super) fn launch(
         identity: config.app.account.as_ref().map(|account| Identity {
             uid: account.uid,
             gid: account.gid,
-            groups: &account.groups,
+            groups: account.groups.clone(),
         }),
         outlives: config.app.mode == Mode::Fork || preload.is_some_and(Preload::outlives),
     })?;

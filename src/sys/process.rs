@@ -54,20 +54,20 @@ pub struct Spawn<'a> {
     /// The child's end of its lane.
     pub lane: Option<BorrowedFd<'a>>,
     /// Whose process it is to be, if not ours.
-    pub identity: Option<Identity<'a>>,
+    pub identity: Option<Identity>,
     /// It may outlive us: its output pipes have a reader for as long as it lives, itself.
     pub outlives: bool,
 }
 
 /// A user and its groups, by their numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Identity<'a> {
+#[derive(Clone, Debug)]
+pub struct Identity {
     /// The user.
     pub uid: u32,
     /// Its own group.
     pub gid: u32,
     /// All its groups.
-    pub groups: &'a [u32],
+    pub groups: Vec<u32>,
 }
 
 /// A started process and our ends of its output pipes, non-blocking.
@@ -106,14 +106,10 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Spawned> {
     }
     let channel_fd = channel.as_raw_fd();
     let lane_fd = lane.as_ref().map(AsRawFd::as_raw_fd);
-    // The closure may not borrow; the child copies nothing.
-    let own = identity.map(|Identity { uid, gid, groups }| (uid, gid, groups.to_vec()));
     let prepare = move || {
-        let identity = own.as_ref();
-        let identity = identity.map(|(uid, gid, groups)| Identity { uid: *uid, gid: *gid, groups });
         prepare_child(channel_fd, lane_fd, outlives)?;
         // Last: it gives away the rights that the rest may need.
-        identity.map_or(Ok(()), become_another)
+        identity.as_ref().map_or(Ok(()), become_another)
     };
     // SAFETY: between fork and exec only async-signal-safe calls may be made. `prepare_child`,
     // `become_another` and their callees make bare system calls on integers and on a list that was
@@ -166,7 +162,8 @@ fn prepare_child(channel: RawFd, lane: Option<RawFd>, outlives: bool) -> io::Res
 /// Gives the output pipes to another user, as whoever opens /dev/stdout needs, and becomes it. Runs in
 /// the child, which has one thread: so the kernel's own calls do, without libc's, which would tell
 /// the other threads and wait for them.
-fn become_another(Identity { uid, gid, groups }: Identity<'_>) -> io::Result<()> {
+fn become_another(Identity { uid, gid, groups }: &Identity) -> io::Result<()> {
+    let (uid, gid) = (*uid, *gid);
     for pipe in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         syscall!(fchown(pipe, uid, gid))?;
     }
