@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::load::requests::Once;
-use crate::load::{Doer, Target};
+use crate::load::{Doer, Target, patiently};
 use crate::usage;
 
 /// How long a front and its workers may take to serve, and to end.
@@ -264,7 +264,8 @@ impl Front {
         // From many addresses: all the workers are to be there.
         let mut served = 0;
         while served < 64 {
-            match (Once { target: self.target, number: served }).once().await {
+            let mut client = Once { target: self.target, number: served };
+            match patiently(client.once()).await {
                 Ok(()) => served += 1,
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {

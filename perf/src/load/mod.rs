@@ -16,9 +16,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// The longest latency that is told from longer ones, in microseconds: also what a client waits.
+/// What a client waits.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// In microseconds.
+/// The longest latency that is told from longer ones, in microseconds.
 const LATENCY_MAX: u64 = 10_000_000;
 /// Before a client that has failed tries again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
@@ -149,7 +149,8 @@ where
     finish(tally, began)
 }
 
-async fn patiently(outcome: impl Future<Output = Result<()>>) -> Result<()> {
+/// Within the time that a client waits.
+pub(crate) async fn patiently(outcome: impl Future<Output = Result<()>>) -> Result<()> {
     timeout(PATIENCE, outcome).await.context("no answer")?
 }
 
