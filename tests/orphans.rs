@@ -4,12 +4,13 @@
 use crate::both_engines;
 use crate::harness::load::Load;
 use crate::harness::polling::encode;
-use crate::harness::process::{alive, signal};
+use crate::harness::process::{alive, fds, signal};
 use crate::harness::router::Builder;
 use crate::harness::{Connection, Engine, Router, SOON, Session, TempDir, client, until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -83,7 +84,7 @@ impl Manager {
 
     /// The directory that the router made for itself.
     fn directory(&self) -> PathBuf {
-        let one = |path: &Path| std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
+        let one = |path: &Path| fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
         one(&one(self.runtime.path()))
     }
 }
@@ -94,6 +95,20 @@ fn steady(builder: Builder, port: u16) -> Builder {
 
 fn sticky(builder: Builder, port: u16) -> Builder {
     builder.env("GENERATE_ID", "uuid").listen(&format!("127.0.0.1:{port}"))
+}
+
+/// How many connections to this port a process has open.
+fn clients_of(pid: u32, port: u16) -> usize {
+    const LISTENS: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let ours = fields[1].ends_with(&local) && fields[3] != LISTENS;
+        ours.then(|| format!("socket:[{}]", fields[9]))
+    };
+    let connections: BTreeSet<String> = table.lines().skip(1).filter_map(inode).collect();
+    fds(pid).values().filter(|target| connections.contains(*target)).count()
 }
 
 /// A worker sends more than may wait around the death of its router.
@@ -200,6 +215,8 @@ both_engines! {
         let mut manager = Manager::start(engine, steady);
         let workers = manager.router().slots();
         let requests = ["G", "GET /pi", "GET /pid HTTP/1.1\r\nHost: x\r"];
+        // The router does not wait for the end of the head: those with a whole line are a worker's.
+        let kept = CROWD / 3 * 2;
         let mut slow: Vec<(Connection, &str)> = (0..CROWD)
             .map(|n| {
                 let mut connection = Connection::tcp(manager.port());
@@ -210,14 +227,17 @@ both_engines! {
             .collect();
         // By then the router has them, and waits for the rest.
         Connection::tcp(manager.port()).get("/pid");
+        // An answer may come before the router has closed what it has handed over.
+        until("it has these alone", SOON, || {
+            (clients_of(manager.router().pid(), manager.port()) == kept).then_some(())
+        });
         for _ in 0..2 {
             manager.crash();
             manager.restart();
             manager.all_adopted(&workers);
         }
         let taken = manager.router().event("clients of the router before this one taken over");
-        // The router does not wait for the end of the head: those with a whole line are a worker's.
-        assert_eq!(taken.number("clients"), Some(CROWD as u64 / 3 * 2));
+        assert_eq!(taken.number("clients"), Some(kept as u64));
         for (connection, said) in &mut slow {
             connection.send(&"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n"[said.len()..]);
             let pid = connection.response().pid();
@@ -347,7 +367,7 @@ both_engines! {
         manager.all_adopted(&workers);
         let directory = manager.directory();
         let path = directory.join("attach");
-        let secret = std::fs::read_to_string(directory.join("secret")).unwrap();
+        let secret = fs::read_to_string(directory.join("secret")).unwrap();
         let secret = secret.trim();
         let line = |secret: &str, pid: u32| {
             json!({ "secret": secret, "slot": 0, "generation": 1, "pid": pid, "lane": true })
@@ -383,7 +403,7 @@ both_engines! {
         client("connects", &manager.url(), &json!({}));
         for file in ["secret", "attach"] {
             use std::os::unix::fs::PermissionsExt;
-            let mode = std::fs::metadata(directory.join(file)).unwrap().permissions().mode();
+            let mode = fs::metadata(directory.join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
         manager.stop();
@@ -406,10 +426,10 @@ fn a_place_that_others_prepared_is_not_trusted() {
     use std::os::unix::fs::PermissionsExt;
     let parent = TempDir::new();
     let prepared = parent.path().join(format!("router-{}", nix::unistd::geteuid()));
-    std::fs::create_dir(&prepared).unwrap();
-    std::fs::set_permissions(&prepared, std::fs::Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(&prepared).unwrap();
+    fs::set_permissions(&prepared, fs::Permissions::from_mode(0o777)).unwrap();
     let (status, text) = Router::on(Engine::Portable).runtime(parent.path()).fails();
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("others may write there"), "{text}");
-    assert!(std::fs::read_dir(prepared).unwrap().next().is_none(), "something was written there");
+    assert!(fs::read_dir(prepared).unwrap().next().is_none(), "something was written there");
 }
