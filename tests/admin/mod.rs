@@ -223,7 +223,11 @@ both_engines! {
         let router = Router::on(engine).option("--admin", free).start();
         let admin = port(&router);
         Session::open(router.port()).unwrap();
-        let before = status(admin);
+        // Its client may be answered before the router has counted it.
+        let before = until("the hand-off", SOON, || {
+            let seen = status(admin);
+            (seen["totals"]["handed_off"] == 1).then_some(seen)
+        });
         router.signal(Signal::SIGUSR2);
         router.event("upgraded");
         let after = status(admin);
