@@ -28,6 +28,11 @@ const OWN_DESCRIPTORS: u64 = 200;
 const PORTS: Range<u16> = 20_000..32_000;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long router's workers keep the sessions they have when they are replaced, and over how much of
+/// that the last of them are closed, in seconds: less than by default, for more rounds.
+const DRAIN: [(&str, &str); 2] = [("ROUTER_DRAIN_TIMEOUT", "10"), ("ROUTER_DISCONNECT_OVER", "8")];
+/// How long a reload may take.
+const RELOAD: Duration = Duration::from_secs(60);
 /// What everything has to come to rest once it serves.
 const REST: Duration = Duration::from_millis(700);
 
@@ -43,6 +48,8 @@ pub(crate) enum Kind {
     RouterPortable,
     /// Router with an ordinary server.
     RouterUnchanged,
+    /// Router without its preload: sessions are announced, and sockets go by Node's IPC.
+    RouterAnnounced,
     /// The fork of PM2.
     Pm2,
     /// Node's cluster with @socket.io/sticky in its primary.
@@ -55,6 +62,8 @@ pub(crate) enum Kind {
     NativeRouter,
     /// The same on epoll.
     NativePortable,
+    /// Router on io_uring, on two threads.
+    NativeRouterTwo,
     /// The least of a loop on epoll.
     NativeEpoll,
     /// On monoio, on its io_uring driver.
@@ -71,8 +80,11 @@ impl Kind {
 
     /// Whether it is the router.
     pub(crate) const fn is_router(self) -> bool {
+        use Kind::{NativePortable, NativeRouterTwo};
+        use Kind::{RouterAnnounced, RouterPortable, RouterUnchanged};
         self.is_measure()
-            || matches!(self, Self::RouterPortable | Self::RouterUnchanged | Self::NativePortable)
+            || matches!(self, RouterPortable | RouterUnchanged | RouterAnnounced)
+            || matches!(self, NativePortable | NativeRouterTwo)
     }
 
     pub(crate) const fn name(self) -> &'static str {
@@ -81,12 +93,14 @@ impl Kind {
             Self::Router => "router",
             Self::RouterPortable => "router, epoll",
             Self::RouterUnchanged => "router, unchanged app",
+            Self::RouterAnnounced => "router, no preload",
             Self::Pm2 => "@socket.io/pm2",
             Self::Sticky => "@socket.io/sticky",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::NativeRouter => "router",
             Self::NativePortable => "router, epoll",
+            Self::NativeRouterTwo => "router, 2 threads",
             Self::NativeEpoll => "bare loop, epoll",
             Self::NativeMonoio => "bare loop, monoio",
             Self::NativeTokioUring => "bare loop, tokio-uring",
@@ -137,7 +151,7 @@ impl Front {
         let by_router = |script: &str, more: &[&str]| {
             let mut command = Command::new(&router);
             command.args(["-q", "--no-install", "-w", &count]).args(more).arg(apps.join(script));
-            command.env("PORT", &port);
+            command.env("PORT", &port).envs(DRAIN);
             command
         };
         match kind {
@@ -148,8 +162,12 @@ impl Front {
                 self.child(by_router("sticky.js", &["-l", &listen, "--engine", "portable"]))?;
             }
             Kind::RouterUnchanged => self.child(by_router("plain.js", &[]))?,
-            Kind::NativeRouter => self.child(self.native_by_router("uring", workers)?)?,
-            Kind::NativePortable => self.child(self.native_by_router("portable", workers)?)?,
+            Kind::RouterAnnounced => {
+                self.child(by_router("sticky.js", &["-l", &listen, "--no-preload"]))?;
+            }
+            Kind::NativeRouter => self.child(self.native_by_router("uring", 1, workers)?)?,
+            Kind::NativePortable => self.child(self.native_by_router("portable", 1, workers)?)?,
+            Kind::NativeRouterTwo => self.child(self.native_by_router("uring", 2, workers)?)?,
             Kind::NativeEpoll => self.child(contender("epoll", &port, &count))?,
             Kind::NativeMonoio => self.child(contender("monoio", &port, &count))?,
             Kind::NativeTokioUring => self.child(contender("tokio-uring", &port, &count))?,
@@ -177,7 +195,7 @@ impl Front {
     }
 
     /// A program that takes Node's place, as an ecosystem file has it.
-    fn native_by_router(&self, engine: &str, workers: usize) -> Result<Command> {
+    fn native_by_router(&self, engine: &str, threads: usize, workers: usize) -> Result<Command> {
         let file = self.directory.join("ecosystem.json");
         let app = serde_json::json!({
             "name": "native", "script": program("router-perf-native"), "interpreter": "none",
@@ -187,7 +205,7 @@ impl Front {
         let mut command = Command::new(program("router"));
         let listen = format!("127.0.0.1:{}", self.target.port);
         command.args(["-q", "--handoff", "lane", "--serialization", "json", "--engine", engine]);
-        command.args(["-l", &listen]).arg(file);
+        command.args(["-l", &listen, "--threads", &threads.to_string()]).arg(file);
         Ok(command)
     }
 
@@ -288,22 +306,53 @@ impl Front {
         logs.map(|log| fs::read_to_string(log).unwrap_or_else(|error| error.to_string())).collect()
     }
 
-    /// Tells the front's processes from the workers'.
-    async fn find(&mut self, wanted: usize) -> Result<()> {
-        let root = match &self.pm2 {
+    /// The process that the others descend from.
+    fn root(&self) -> Result<u32> {
+        Ok(match &self.pm2 {
             Some(pm2) => fs::read_to_string(pm2.home.join("pm2.pid"))?.trim().parse()?,
             None => self.children.last().context("nothing was started")?.id(),
-        };
+        })
+    }
+
+    /// Has the workers replaced, and waits until none of the old ones is left.
+    pub(crate) async fn reload(&mut self) -> Result<()> {
+        let old = std::mem::take(&mut self.workers);
+        match self.pm2.clone() {
+            Some(pm2) => {
+                let given = move || pm2.give(&["reload", "sticky"]);
+                tokio::task::spawn_blocking(given).await??;
+            }
+            None => kill(Pid::from_raw(i32::try_from(self.root()?)?), Signal::SIGHUP)?,
+        }
+        let deadline = Instant::now() + RELOAD;
+        loop {
+            // Of those that are known nobody is looked for.
+            self.workers.clear();
+            self.find(old.len()).await?;
+            if self.workers.iter().all(|pid| !old.contains(pid)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not reloaded within {RELOAD:?}");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells the front's processes from the workers'.
+    async fn find(&mut self, wanted: usize) -> Result<()> {
+        let root = self.root()?;
         if !self.workers.is_empty() {
-            self.front = usage::tree(root)?;
+            self.front = usage::tree(root);
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (mut front, mut workers) = (vec![root], vec![]);
-            for pid in usage::tree(root)?.split_off(1) {
-                let kept = usage::name(pid)? == "router-keeper";
-                if kept { &mut front } else { &mut workers }.push(pid);
+            for pid in usage::tree(root).split_off(1) {
+                match usage::name(pid).as_deref() {
+                    Some("router-keeper") => front.push(pid),
+                    Some(_) => workers.push(pid),
+                    None => {}
+                }
             }
             if workers.len() == wanted {
                 (self.front, self.workers) = (front, workers);
@@ -331,7 +380,7 @@ impl Drop for Front {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pm2 {
     home: PathBuf,
     apps: PathBuf,

@@ -7,13 +7,14 @@ mod machine;
 mod plot;
 mod record;
 mod scenario;
+mod targets;
 mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::LocalSet;
 
@@ -64,8 +65,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         lasts: Duration::from_secs(arguments.seconds),
         idle: usize::try_from(arguments.idle)?,
     };
-    let scenarios =
-        if arguments.scenarios.is_empty() { Scenario::ALL.to_vec() } else { arguments.scenarios };
+    let scenarios = if arguments.scenarios.is_empty() {
+        Scenario::value_variants().to_vec()
+    } else {
+        arguments.scenarios
+    };
     for scenario in scenarios {
         say(&format!("{}: {}", scenario.name(), scenario.title()));
         let wanted = |kind: &&Kind| arguments.only.is_empty() || arguments.only.contains(kind);
@@ -90,12 +94,13 @@ async fn run(arguments: Arguments) -> Result<()> {
         say(&record.table());
         record.write(Path::new(&arguments.record), &machine)?;
     }
+    targets::write(&arguments.record)?;
     Ok(())
 }
 
 async fn measured(scenario: Scenario, kind: Kind, measure: Measure) -> Result<Sample> {
-    let front = Front::start(kind, scenario.workers()).await?;
-    scenario.measure(&front, measure).await
+    let mut front = Front::start(kind, scenario.workers()).await?;
+    scenario.measure(&mut front, measure).await
 }
 
 /// The clients', the fronts' and the workers', which inherit it.

@@ -1,12 +1,16 @@
 //! The work that is given to each front, and what is measured of it.
 
+mod broadcast;
+mod idle;
+mod reload;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
+use self::broadcast::Broadcast;
 use crate::front::{Front, Kind};
 use crate::load::polling;
 use crate::load::requests::Once;
@@ -23,12 +27,8 @@ const CLIENTS: usize = 32;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Requests a second in open loop.
 const STEADY: u32 = 1000;
-/// Broadcasts a second.
-const BROADCASTS: u32 = 1000;
 /// Sessions that are opened at the same time.
 const AT_ONCE: usize = 64;
-/// How long a burst of broadcasts may take beyond its time.
-const LATE: Duration = Duration::from_secs(30);
 
 /// How much of it.
 #[derive(Clone, Copy, Debug)]
@@ -61,30 +61,30 @@ pub(crate) enum Scenario {
     /// 16 workers.
     #[value(name = "broadcast-16")]
     Broadcast16,
+    /// 64 workers, an eighth as often.
+    #[value(name = "broadcast-64")]
+    Broadcast64,
+    /// 2 workers, 4,000 bytes.
+    #[value(name = "broadcast-2-large")]
+    Broadcast2Large,
     /// 8 workers, 4,000 bytes.
     #[value(name = "broadcast-8-large")]
     Broadcast8Large,
+    /// 16 workers, 4,000 bytes.
+    #[value(name = "broadcast-16-large")]
+    Broadcast16Large,
+    /// New workers for old ones, under load.
+    Reload,
     /// Sessions over WebSocket that do nothing.
     Idle,
     /// One request to a connection, answered by workers that do nothing else.
     Native,
+    /// The same by 64 workers.
+    #[value(name = "native-64")]
+    Native64,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Requests,
-        Self::Steady,
-        Self::Polling,
-        Self::Storm,
-        Self::Echo,
-        Self::Broadcast2,
-        Self::Broadcast8,
-        Self::Broadcast16,
-        Self::Broadcast8Large,
-        Self::Idle,
-        Self::Native,
-    ];
-
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -95,9 +95,14 @@ impl Scenario {
             Self::Broadcast2 => "broadcast-2",
             Self::Broadcast8 => "broadcast-8",
             Self::Broadcast16 => "broadcast-16",
+            Self::Broadcast64 => "broadcast-64",
+            Self::Broadcast2Large => "broadcast-2-large",
             Self::Broadcast8Large => "broadcast-8-large",
+            Self::Broadcast16Large => "broadcast-16-large",
+            Self::Reload => "reload",
             Self::Idle => "idle",
             Self::Native => "native",
+            Self::Native64 => "native-64",
         }
     }
 
@@ -112,53 +117,90 @@ impl Scenario {
             Self::Broadcast2 => "1,000 broadcasts a second of 100 bytes, 2 workers",
             Self::Broadcast8 => "1,000 broadcasts a second of 100 bytes, 8 workers",
             Self::Broadcast16 => "1,000 broadcasts a second of 100 bytes, 16 workers",
+            Self::Broadcast64 => "125 broadcasts a second of 100 bytes, 64 workers",
+            Self::Broadcast2Large => "1,000 broadcasts a second of 4,000 bytes, 2 workers",
             Self::Broadcast8Large => "1,000 broadcasts a second of 4,000 bytes, 8 workers",
+            Self::Broadcast16Large => "1,000 broadcasts a second of 4,000 bytes, 16 workers",
+            Self::Reload => {
+                "Reload of 2 workers under 64 WebSocket sessions and 8 loops of requests"
+            }
             Self::Idle => "WebSocket sessions that do nothing, 2 workers",
             Self::Native => "One request per connection, 2 native workers that answer at once",
+            Self::Native64 => "One request per connection, 64 native workers that answer at once",
         }
     }
 
-    const fn broadcast(self) -> Option<(usize, usize)> {
-        match self {
-            Self::Broadcast2 => Some((2, 100)),
-            Self::Broadcast8 => Some((8, 100)),
-            Self::Broadcast16 => Some((16, 100)),
-            Self::Broadcast8Large => Some((8, 4000)),
-            _ => None,
-        }
+    const fn broadcast(self) -> Option<Broadcast> {
+        let (workers, bytes, rate) = match self {
+            Self::Broadcast2 => (2, 100, 1000),
+            Self::Broadcast8 => (8, 100, 1000),
+            Self::Broadcast16 => (16, 100, 1000),
+            // As many deliveries as with 8.
+            Self::Broadcast64 => (64, 100, 125),
+            Self::Broadcast2Large => (2, 4000, 1000),
+            Self::Broadcast8Large => (8, 4000, 1000),
+            Self::Broadcast16Large => (16, 4000, 1000),
+            _ => return None,
+        };
+        Some(Broadcast { workers, bytes, rate })
     }
 
     pub(crate) fn workers(self) -> usize {
-        self.broadcast().map_or(2, |(workers, _)| workers)
+        match (self, self.broadcast()) {
+            (_, Some(broadcast)) => broadcast.workers,
+            (Self::Native64, _) => 64,
+            _ => 2,
+        }
     }
 
     /// Who can do it: without stickiness there are no polling sessions, and who relays no packets
     /// needs a Redis for broadcasts.
     pub(crate) const fn fronts(self) -> &'static [Kind] {
-        use Kind::{Haproxy, Nginx, None, Pm2, Router, RouterPortable, RouterUnchanged, Sticky};
-        use Kind::{NativeEpoll, NativeMonoio, NativePortable, NativeRouter, NativeTokioUring};
+        use Kind::{Haproxy, Nginx, None, Pm2, Sticky};
+        use Kind::{NativeEpoll, NativeMonoio, NativePortable, NativeRouter, NativeRouterTwo};
+        use Kind::{NativeTokioUring, Router, RouterAnnounced, RouterPortable, RouterUnchanged};
         match self {
             Self::Polling => {
                 &[Router, RouterPortable, RouterUnchanged, Pm2, Sticky, Nginx, Haproxy]
             }
-            Self::Broadcast2 | Self::Broadcast8 | Self::Broadcast16 | Self::Broadcast8Large => {
+            // Their workers alone would take minutes to start.
+            Self::Broadcast64 => &[Router, RouterPortable, Sticky],
+            _ if self.broadcast().is_some() => {
                 &[Router, RouterPortable, RouterUnchanged, Pm2, Sticky]
             }
-            Self::Native => {
-                &[NativeRouter, NativePortable, NativeEpoll, NativeMonoio, NativeTokioUring]
-            }
+            // The others have nothing to reload workers with.
+            Self::Reload => &[Router, RouterPortable, RouterUnchanged, Pm2],
+            Self::Idle => &[
+                None,
+                Router,
+                RouterPortable,
+                RouterUnchanged,
+                RouterAnnounced,
+                Pm2,
+                Sticky,
+                Nginx,
+                Haproxy,
+            ],
+            Self::Native => &[
+                NativeRouter,
+                NativePortable,
+                NativeRouterTwo,
+                NativeEpoll,
+                NativeMonoio,
+                NativeTokioUring,
+            ],
+            Self::Native64 => &[NativeRouter, NativePortable, NativeRouterTwo, NativeEpoll],
             _ => &[None, Router, RouterPortable, RouterUnchanged, Pm2, Sticky, Nginx, Haproxy],
         }
     }
 
     /// Measures it once.
-    pub(crate) async fn measure(self, front: &Front, measure: Measure) -> Result<Sample> {
+    pub(crate) async fn measure(self, front: &mut Front, measure: Measure) -> Result<Sample> {
         let (target, lasts) = (front.target, measure.lasts);
+        if let Some(what) = self.broadcast() {
+            return broadcast::broadcast(front, what, lasts).await;
+        }
         match self {
-            Self::Requests | Self::Native => {
-                let clients = (0..CLIENTS).map(|number| Once { target, number });
-                closed(front, clients.collect(), lasts).await
-            }
             Self::Steady => {
                 let client = |number| Once { target, number };
                 open_loop(STEADY, WARM_UP, client).await?;
@@ -178,10 +220,11 @@ impl Scenario {
                 let sessions = open_sessions(front, CLIENTS).await?;
                 closed(front, sessions.into_iter().map(Echo).collect(), lasts).await
             }
-            Self::Idle => idle(front, measure).await,
-            Self::Broadcast2 | Self::Broadcast8 | Self::Broadcast16 | Self::Broadcast8Large => {
-                let (workers, bytes) = self.broadcast().unwrap_or((2, 100));
-                broadcast(front, workers, bytes, lasts).await
+            Self::Reload => reload::reload(front).await,
+            Self::Idle => idle::idle(front, measure).await,
+            _ => {
+                let clients = (0..CLIENTS).map(|number| Once { target, number });
+                closed(front, clients.collect(), lasts).await
             }
         }
     }
@@ -250,72 +293,4 @@ async fn open_sessions(front: &Front, count: usize) -> Result<Vec<websocket::Ses
         opened.push(session??);
     }
     Ok(opened)
-}
-
-/// One client a worker has them broadcast; each must get all.
-async fn broadcast(front: &Front, workers: usize, bytes: usize, lasts: Duration) -> Result<Sample> {
-    // Two for each worker, so that every worker has some, whoever gets whom.
-    let mut sessions = open_sessions(front, workers * 2).await?;
-    burst(&mut sessions, bytes, WARM_UP).await?;
-    let before = Spent::by(front)?;
-    let count = burst(&mut sessions, bytes, lasts).await?;
-    let after = Spent::by(front)?;
-    let relayed = count * (u64::try_from(workers)? - 1);
-    let [front_us, workers_us] = after.since(&before, relayed);
-    Ok(entries([("front us each", front_us), ("workers us each", workers_us)]))
-}
-
-async fn burst(
-    sessions: &mut Vec<websocket::Session>,
-    bytes: usize,
-    lasts: Duration,
-) -> Result<u64> {
-    let count = u64::from(BROADCASTS) * lasts.as_secs();
-    let speaker = sessions.first_mut().context("no session")?;
-    speaker.send(&format!("42[\"burst\",{count},{bytes},{BROADCASTS}]")).await?;
-    let mut readers = JoinSet::new();
-    for mut session in std::mem::take(sessions) {
-        readers.spawn_local(async move {
-            let mut ticks = 0;
-            loop {
-                let packet = session.packet().await?;
-                if packet.starts_with("42[\"tick\"") {
-                    ticks += 1;
-                } else if packet.starts_with("42[\"over\"") {
-                    return anyhow::Ok((session, ticks));
-                }
-            }
-        });
-    }
-    let all = async {
-        while let Some(read) = readers.join_next().await {
-            let (session, ticks) = read??;
-            ensure!(ticks == count, "a client got {ticks} of {count} broadcasts");
-            sessions.push(session);
-        }
-        Ok(count)
-    };
-    timeout(lasts + LATE, all).await.context("broadcasts are missing")?
-}
-
-async fn idle(front: &Front, measure: Measure) -> Result<Sample> {
-    let bare = Spent::by(front)?;
-    let sessions = open_sessions(front, measure.idle).await?;
-    sleep(WARM_UP).await;
-    let before = Spent::by(front)?;
-    sleep(measure.lasts).await;
-    let after = Spent::by(front)?;
-    let count = u64::try_from(sessions.len())?;
-    drop(sessions);
-    let [front_us, workers_us] = after.since(&before, 1);
-    let grown = |n: usize| {
-        before.0[n].resident.saturating_sub(bare.0[n].resident) as f64 / count.max(1) as f64
-    };
-    Ok(entries([
-        ("front us a second", front_us / measure.lasts.as_secs_f64()),
-        ("workers us a second", workers_us / measure.lasts.as_secs_f64()),
-        ("front bytes each", grown(0)),
-        ("workers bytes each", grown(1)),
-        ("front MiB", before.0[0].resident as f64 / f64::from(1 << 20)),
-    ]))
 }

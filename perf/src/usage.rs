@@ -39,21 +39,23 @@ fn cpu(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// A process and its descendants, in the order in which they are found.
-pub(crate) fn tree(root: u32) -> Result<Vec<u32>> {
+/// A process and its descendants, in the order in which they are found; without those that end
+/// meanwhile.
+pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut looked_at = 0;
     while let Some(pid) = found.get(looked_at).copied() {
         looked_at += 1;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let children = fs::read_to_string(task?.path().join("children"))?;
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
             found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
     }
-    Ok(found)
+    found
 }
 
-/// What a process calls itself.
-pub(crate) fn name(pid: u32) -> Result<String> {
-    Ok(fs::read_to_string(format!("/proc/{pid}/comm"))?.trim().to_owned())
+/// What a process calls itself; none: it has ended.
+pub(crate) fn name(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
 }

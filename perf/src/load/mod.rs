@@ -41,12 +41,12 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let latency = Histogram::new_with_bounds(1, LATENCY_MAX, 3)?;
         Ok(Self { done: 0, failed: 0, why: None, latency, took: Duration::ZERO })
     }
 
-    fn count(&mut self, since: Instant, outcome: Result<()>) {
+    pub(crate) fn count(&mut self, since: Instant, outcome: Result<()>) {
         match outcome {
             Ok(()) => {
                 self.done += 1;

@@ -46,6 +46,17 @@ impl Session {
         while !self.packet().await?.starts_with(wanted) {}
         Ok(())
     }
+
+    /// Until the other side ends it.
+    pub(crate) async fn closed(&mut self) {
+        while self.packet().await.is_ok() {}
+    }
+
+    /// A message to and fro.
+    pub(crate) async fn echo(&mut self) -> Result<()> {
+        self.send("420[\"echo\",\"x\"]").await?;
+        self.until("430[\"x\"]").await
+    }
 }
 
 /// A session that is opened and closed again.
@@ -67,7 +78,6 @@ pub(crate) struct Echo(pub(crate) Session);
 
 impl Doer for Echo {
     async fn once(&mut self) -> Result<()> {
-        self.0.send("420[\"echo\",\"x\"]").await?;
-        self.0.until("430[\"x\"]").await
+        self.0.echo().await
     }
 }
