@@ -56,6 +56,8 @@ pub(crate) enum Kind {
     Sticky,
     /// nginx before servers on ports of their own.
     Nginx,
+    /// The same, with its connections to the servers kept.
+    NginxKept,
     /// HAProxy likewise.
     Haproxy,
     /// Router on io_uring, with workers that answer at once.
@@ -97,6 +99,7 @@ impl Kind {
             Self::Pm2 => "@socket.io/pm2",
             Self::Sticky => "@socket.io/sticky",
             Self::Nginx => "nginx",
+            Self::NginxKept => "nginx, keepalive",
             Self::Haproxy => "HAProxy",
             Self::NativeRouter => "router",
             Self::NativePortable => "router, epoll",
@@ -176,7 +179,7 @@ impl Front {
                 pm2.give(&["start", "sticky.js", "-i", &count])?;
                 self.pm2 = Some(pm2);
             }
-            Kind::Nginx | Kind::Haproxy => {
+            Kind::Nginx | Kind::NginxKept | Kind::Haproxy => {
                 let mut ports = Vec::new();
                 for _ in 0..workers {
                     let port = free_port()?;
@@ -186,8 +189,10 @@ impl Front {
                     ports.push(port);
                 }
                 self.workers = self.children.iter().map(Child::id).collect();
-                let proxy =
-                    if kind == Kind::Nginx { self.nginx(&ports) } else { self.haproxy(&ports) };
+                let proxy = match kind {
+                    Kind::Haproxy => self.haproxy(&ports),
+                    kind => self.nginx(&ports, kind == Kind::NginxKept),
+                };
                 self.child(proxy?)?;
             }
         }
@@ -209,8 +214,10 @@ impl Front {
         Ok(command)
     }
 
-    /// As the page "Behind a reverse proxy" has it, with connections to the workers that are kept.
-    fn nginx(&self, ports: &[u16]) -> Result<Command> {
+    /// As Socket.IO's page "Using multiple nodes" has it; connections to the workers are kept by
+    /// those who have read on.
+    fn nginx(&self, ports: &[u16], kept: bool) -> Result<Command> {
+        let (keepalive, connection) = if kept { ("keepalive 64;", "''") } else { ("", "upgrade") };
         let servers: String =
             ports.iter().map(|port| format!("server 127.0.0.1:{port};\n")).collect();
         let configuration = format!(
@@ -221,8 +228,8 @@ impl Front {
               access_log off;
               client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
               uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-              map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-              upstream workers {{ hash $remote_addr consistent; {servers} keepalive 64; }}
+              map $http_upgrade $connection_upgrade {{ default upgrade; '' {connection}; }}
+              upstream workers {{ hash $remote_addr consistent; {servers} {keepalive} }}
               server {{
                 listen 127.0.0.1:{} backlog=4096;
                 location / {{

@@ -156,7 +156,7 @@ impl Scenario {
     /// Who can do it: without stickiness there are no polling sessions, and who relays no packets
     /// needs a Redis for broadcasts.
     pub(crate) const fn fronts(self) -> &'static [Kind] {
-        use Kind::{Haproxy, Nginx, None, Pm2, Sticky};
+        use Kind::{Haproxy, Nginx, NginxKept, None, Pm2, Sticky};
         use Kind::{NativeEpoll, NativeMonoio, NativePortable, NativeRouter, NativeRouterTwo};
         use Kind::{NativeTokioUring, Router, RouterAnnounced, RouterPortable, RouterUnchanged};
         match self {
@@ -190,6 +190,17 @@ impl Scenario {
                 NativeTokioUring,
             ],
             Self::Native64 => &[NativeRouter, NativePortable, NativeRouterTwo, NativeEpoll],
+            Self::Requests => &[
+                None,
+                Router,
+                RouterPortable,
+                RouterUnchanged,
+                Pm2,
+                Sticky,
+                Nginx,
+                NginxKept,
+                Haproxy,
+            ],
             _ => &[None, Router, RouterPortable, RouterUnchanged, Pm2, Sticky, Nginx, Haproxy],
         }
     }

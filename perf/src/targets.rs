@@ -45,10 +45,12 @@ const fn target(
     Target { what, scenario, measure, figure, bound }
 }
 
-const TARGETS: [Target; 18] = {
+const TARGETS: [Target; 20] = {
     use Bound::{AtLeast, AtMost};
     use Figure::{Of, Over, Times};
-    use Kind::{Haproxy, Nginx, None, Pm2, Router, RouterAnnounced, RouterPortable, Sticky};
+    use Kind::{
+        Haproxy, Nginx, NginxKept, None, Pm2, Router, RouterAnnounced, RouterPortable, Sticky,
+    };
     use Scenario::{Broadcast8, Broadcast8Large, Echo, Idle, Native, Requests};
     const CPU: &str = "front us each";
     const RATE: &str = "per second";
@@ -61,10 +63,24 @@ const TARGETS: [Target; 18] = {
             AtLeast(15.0),
         ),
         target("CPU per hand-off: nginx / router", Requests, CPU, Times(Nginx), AtLeast(8.0)),
+        target(
+            "CPU per hand-off: nginx, keepalive / router",
+            Requests,
+            CPU,
+            Times(NginxKept),
+            AtLeast(0.0),
+        ),
         target("CPU per hand-off: HAProxy / router", Requests, CPU, Times(Haproxy), AtLeast(8.0)),
         target("requests/s: router / no front", Requests, RATE, Over(None), AtLeast(0.95)),
         target("requests/s: router / @socket.io/pm2", Requests, RATE, Over(Pm2), AtLeast(2.5)),
         target("requests/s: router / nginx", Requests, RATE, Over(Nginx), AtLeast(1.6)),
+        target(
+            "requests/s: router / nginx, keepalive",
+            Requests,
+            RATE,
+            Over(NginxKept),
+            AtLeast(0.0),
+        ),
         target("requests/s: router / HAProxy", Requests, RATE, Over(Haproxy), AtLeast(1.6)),
         target(
             "CPU per hand-off: uring / epoll, Node workers",
