@@ -3,21 +3,20 @@
 //! Shared by all shards. 256 partitions, each a small hash table behind a mutex held for one
 //! lookup or insertion: shards rarely meet, and a partition that grows moves a 256th of the
 //! sessions, so a million of them come without a stall. An id of up to 22 bytes (engine.io's has
-//! 20) lies inside its entry: 32 bytes, under 80 with the table's spare room.
+//! 20) lies inside its entry: 32 bytes, under 80 with the table's spare room. An id is hashed once:
+//! some bits choose the partition, others the place in it.
 //!
 //! A dead worker's entries are misses at once, because the caller asks the roster about every
 //! answer; [`SessionTable::sweep`] takes them out later, a partition at a time.
 
-use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ahash::RandomState;
 use crossbeam::utils::CachePadded;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
-use super::{WorkerId, seeded};
+use super::{WorkerId, hash};
 
 /// Sessions held at most; an announcement beyond that is refused and its requests go by hash.
 pub const MAX_SESSIONS: usize = 8_000_000;
@@ -27,7 +26,7 @@ pub const MAX_SID: usize = 8192;
 const PARTITIONS: usize = 256;
 const INLINE: usize = 22;
 
-type Partition = HashMap<Sid, WorkerId, RandomState>;
+type Partition = HashTable<(Sid, WorkerId)>;
 
 /// Session id to worker.
 #[derive(Debug)]
@@ -79,18 +78,6 @@ impl PartialEq for Sid {
     }
 }
 
-impl Hash for Sid {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_bytes().hash(state);
-    }
-}
-
-impl Borrow<[u8]> for Sid {
-    fn borrow(&self) -> &[u8] {
-        self.as_bytes()
-    }
-}
-
 /// An announcement that was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -109,7 +96,7 @@ impl SessionTable {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
-        let partition = || CachePadded::new(Mutex::new(Partition::with_hasher(seeded())));
+        let partition = || CachePadded::new(Mutex::new(Partition::new()));
         Self {
             partitions: (0..PARTITIONS).map(|_| partition()).collect(),
             count: AtomicUsize::new(0),
@@ -131,7 +118,8 @@ impl SessionTable {
     /// The worker that announced `sid`, dead or alive.
     #[must_use]
     pub fn get(&self, sid: &[u8]) -> Option<WorkerId> {
-        self.partition(sid).get(sid).copied()
+        let hash = hash(sid);
+        self.partition(hash).find(hash, is(sid)).map(|(_, worker)| *worker)
     }
 
     /// Notes that `sid` is `worker`'s, and gives whose it was before: the later announcement of
@@ -146,33 +134,39 @@ impl SessionTable {
         if self.len() >= MAX_SESSIONS {
             return Err(Refused::Full);
         }
-        let before = self.partition(sid).insert(Sid::new(sid), worker);
-        if before.is_none() {
-            self.count.fetch_add(1, Ordering::Relaxed);
+        let hash = hash(sid);
+        match self.partition(hash).entry(hash, is(sid), rehash) {
+            Entry::Occupied(mut entry) => {
+                Ok(Some(std::mem::replace(&mut entry.get_mut().1, worker)))
+            }
+            Entry::Vacant(entry) => {
+                entry.insert((Sid::new(sid), worker));
+                self.count.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
         }
-        Ok(before)
     }
 
     /// Forgets `sid` if it is `worker`'s. Tells whether it was.
     pub fn remove(&self, sid: &[u8], worker: WorkerId) -> bool {
-        let mut partition = self.partition(sid);
-        let known = partition.get(sid) == Some(&worker);
-        if known {
-            partition.remove(sid);
-            self.count.fetch_sub(1, Ordering::Relaxed);
-        }
-        known
+        let hash = hash(sid);
+        let mut partition = self.partition(hash);
+        let known = partition.find_entry(hash, is(sid)).ok();
+        let Some(entry) = known.filter(|entry| entry.get().1 == worker) else { return false };
+        entry.remove();
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        true
     }
 
     /// Takes dead entries out of one partition, `turn` choosing which; 256 turns in a row do all.
     pub fn sweep(&self, turn: usize, alive: impl Fn(WorkerId) -> bool) {
         let mut partition = lock(&self.partitions[turn % PARTITIONS]);
         let before = partition.len();
-        partition.retain(|_, worker| alive(*worker));
+        partition.retain(|(_, worker)| alive(*worker));
         let gone = before - partition.len();
         if gone > 0 {
             let spare = partition.len() * 2;
-            partition.shrink_to(spare);
+            partition.shrink_to(spare, rehash);
             self.count.fetch_sub(gone, Ordering::Relaxed);
         }
     }
@@ -190,12 +184,21 @@ impl SessionTable {
         PARTITIONS
     }
 
-    fn partition(&self, sid: &[u8]) -> MutexGuard<'_, Partition> {
+    fn partition(&self, hash: u64) -> MutexGuard<'_, Partition> {
         // The tables inside use the hash's low and high bits; the partition takes middle ones.
-        let hash = super::hash(sid);
         let index = usize::try_from(hash >> 32 & 0xff).unwrap_or(0);
         lock(&self.partitions[index])
     }
+}
+
+/// Whether an entry is the one of this id.
+fn is(sid: &[u8]) -> impl Fn(&(Sid, WorkerId)) -> bool {
+    move |(known, _)| known.as_bytes() == sid
+}
+
+/// A table that grows asks for the hashes again.
+fn rehash((sid, _): &(Sid, WorkerId)) -> u64 {
+    hash(sid.as_bytes())
 }
 
 /// A shard that panics ends the process, so a poisoned lock is never seen in practice.
