@@ -299,17 +299,15 @@ impl Channel {
         // cut falls inside a frame, never inside the next one's length.
         let most = if self.whole_headers { 1 } else { WRITE_FRAMES };
         let mut bytes = 0;
-        let frames: Vec<Bytes> = self
-            .queue
-            .iter()
-            .take(most)
-            .take_while(|frame| {
-                let before = bytes;
-                bytes += frame.len();
-                before < WRITE_BYTES
-            })
-            .cloned()
-            .collect();
+        // Room for all at once, so that a list of many is allocated once.
+        let mut frames = Vec::with_capacity(self.queue.len().min(most));
+        for frame in self.queue.iter().take(most) {
+            frames.push(frame.clone());
+            bytes += frame.len();
+            if bytes >= WRITE_BYTES {
+                break;
+            }
+        }
         self.writing = true;
         Write::Frames { frames, offset: self.offset }
     }

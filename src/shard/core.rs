@@ -225,6 +225,10 @@ pub struct Shard {
     to_tell: Vec<bool>,
     /// Channels with something to write when this turn ends.
     pub(super) dirty: Vec<ChannelId>,
+    /// Empty between two turns, and the next one to be `dirty`: kept for its room.
+    pub(super) pumped: Vec<ChannelId>,
+    /// Empty between two reads of channels: kept for its room.
+    pub(super) frames: Vec<Bytes>,
     pub(super) actions: Vec<Action>,
     /// Sent to a worker that was cut off and may still take them, until its process is gone.
     pub(super) in_doubt: Vec<(WorkerId, ConnectionId)>,
@@ -275,6 +279,8 @@ impl Shard {
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
             to_tell: vec![false; shards],
             dirty: Vec::new(),
+            pumped: Vec::new(),
+            frames: Vec::new(),
             actions: Vec::new(),
             in_doubt: Vec::new(),
             stopping: false,

@@ -87,11 +87,12 @@ impl Shard {
     pub fn received(&mut self, id: ChannelId, bytes: &[u8], now: Instant) {
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
         self.shared.roster.heard(channel.worker, self.shared.millis(now));
-        let mut frames = Vec::new();
+        let mut frames = std::mem::take(&mut self.frames);
         let fed = channel.deframer.feed(bytes, &mut |frame| frames.push(frame));
-        for frame in frames {
+        for frame in frames.drain(..) {
             self.frame_arrived(id, frame, now);
         }
+        self.frames = frames;
         if let Err(error) = fed {
             self.count(Counter::Malformed);
             self.end_channel(id, End::Malformed(error.to_string()), now);
@@ -341,7 +342,13 @@ impl Shard {
 
     /// Writes what the turn has queued: sockets first, then frames.
     pub(super) fn pump_dirty(&mut self, now: Instant) {
-        for id in std::mem::take(&mut self.dirty) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        // What is queued meanwhile is the next turn's.
+        let next = std::mem::take(&mut self.pumped);
+        let mut dirty = std::mem::replace(&mut self.dirty, next);
+        for id in dirty.drain(..) {
             self.pump_hand_offs(id, now);
             let Some(channel) = self.channel(id) else { continue };
             let write = channel.next_write();
@@ -351,6 +358,7 @@ impl Shard {
                 self.actions.push(Action::Write { channel: id, frames, offset });
             }
         }
+        self.pumped = dirty;
     }
 
     fn pump_hand_offs(&mut self, id: ChannelId, now: Instant) {
