@@ -36,7 +36,8 @@ impl Balance {
                 let slots = roster.slots().max(1);
                 let first = roster.next_turn() % slots;
                 candidates().min_by_key(|worker| {
-                    let rotated = (usize::from(worker.slot) + slots - first) % slots;
+                    let slot = usize::from(worker.slot);
+                    let rotated = if slot < first { slot + slots - first } else { slot - first };
                     (roster.load(*worker), rotated)
                 })
             }
