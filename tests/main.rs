@@ -2,6 +2,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
+//! | `allocations` | what the hot path asks of the allocator |
 //! | `admin` | the admin address: probes, status, metrics, and the page in a browser |
 //! | `apps` | many apps in the background: the daemon and its commands |
 //! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
@@ -44,6 +45,7 @@
 mod harness;
 
 mod admin;
+mod allocations;
 mod apps;
 mod cli;
 mod core;
