@@ -12,7 +12,7 @@ mod sessions;
 use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -57,23 +57,23 @@ fn read(
     writes: bool,
     gets: usize,
 ) -> Vec<f64> {
-    let (done, changes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let spent: Vec<Duration> = std::thread::scope(|scope| {
-        if writes {
-            scope.spawn(|| {
-                let mut number = ids.len() as u64;
-                while !done.load(Ordering::Relaxed) {
-                    number += 1;
-                    table.insert(&session(number), worker(1)).expect("room");
-                    assert!(table.remove(&session(number), worker(1)));
-                    changes.fetch_add(2, Ordering::Relaxed);
-                }
-            });
-        }
+    let done = AtomicBool::new(false);
+    let (spent, changes): (Vec<Duration>, f64) = std::thread::scope(|scope| {
+        let writer = || {
+            let (began, mut changes) = (now(), 0_u32);
+            while !done.load(Ordering::Relaxed) {
+                changes += 2;
+                let fresh = session(ids.len() as u64 + u64::from(changes));
+                table.insert(&fresh, worker(1)).expect("room");
+                assert!(table.remove(&fresh, worker(1)));
+            }
+            f64::from(changes) / began.elapsed().as_secs_f64()
+        };
+        let writer = writes.then(|| scope.spawn(writer));
         let reader = |reader: usize| {
             move || {
                 // Each begins elsewhere.
-                let mut ids = ids.iter().cycle().skip(reader * ids.len() / 7);
+                let mut ids = ids[reader * ids.len() / 7..].iter().chain(ids.iter().cycle());
                 let began = now();
                 for _ in 0..gets {
                     black_box(table.get(ids.next().expect("there are some")));
@@ -84,13 +84,13 @@ fn read(
         let readers: Vec<_> = (0..readers).map(|n| scope.spawn(reader(n))).collect();
         let spent = readers.into_iter().map(|reader| reader.join().expect("no panic")).collect();
         done.store(true, Ordering::Relaxed);
-        spent
+        (spent, writer.map_or(0.0, |writer| writer.join().expect("no panic")))
     });
     let longest = spent.iter().max().copied().unwrap_or_default();
     let mean = spent.iter().sum::<Duration>().as_secs_f64() / readers as f64;
     let mut row = vec![mean * 1e9 / gets as f64];
     row.push((readers * gets) as f64 / longest.as_secs_f64() / 1e6);
-    row.push(changes.into_inner() as f64 / longest.as_secs_f64() / 1e3);
+    row.push(changes / 1e3);
     row
 }
 
