@@ -1,7 +1,7 @@
 //! Orders: wishes of somebody who waits to hear what became of them.
 //!
-//! An order is done when the workers have come to rest after it: those that are wanted serve, or it
-//! is clear that they will not soon.
+//! An order is done when the workers have come to rest after it: those that it is about serve, if
+//! they are wanted, or it is clear that they will not soon.
 
 use tokio::sync::oneshot;
 
@@ -29,6 +29,8 @@ pub(super) struct Orders {
 struct Waiting {
     done: oneshot::Sender<Result<(), String>>,
     reload: bool,
+    /// Whose serving it is about; all workers' where it does not say.
+    about: Option<Vec<u16>>,
     failure: Option<String>,
 }
 
@@ -36,7 +38,20 @@ impl Orders {
     /// From now on it is waited for.
     pub(super) fn begin(&mut self, wish: &Wish, done: oneshot::Sender<Result<(), String>>) {
         let reload = matches!(wish, Wish::Reload { .. });
-        self.waiting.push(Waiting { done, reload, failure: None });
+        let about = match wish {
+            // Done as soon as it is; whoever serves or not is none of its business.
+            Wish::Signal(..) | Wish::Reset(_) => Some(Vec::new()),
+            Wish::RestartSlots(slots) | Wish::Halt(slots) => Some(slots.clone()),
+            Wish::Resume(slots) if !slots.is_empty() => Some(slots.clone()),
+            // To resume none is to wait for all.
+            Wish::Resume(_)
+            | Wish::Reload { .. }
+            | Wish::Recycle { .. }
+            | Wish::Restart { .. }
+            | Wish::Scale(_)
+            | Wish::ScaleTo(_) => None,
+        };
+        self.waiting.push(Waiting { done, reload, about, failure: None });
     }
 
     /// A reload begins: what went wrong with the one before it does not count.
@@ -58,21 +73,21 @@ impl Orders {
         if self.waiting.is_empty() || !fleet.settled() {
             return;
         }
-        let hitch = fleet.hitches().next().map(|(worker, hitch)| {
+        let hitch = |about: Option<&[u16]>| {
+            let mut hitches = fleet.hitches();
+            let meant = |slot| about.is_none_or(|about| about.contains(&slot));
+            let (worker, hitch) = hitches.find(|(worker, _)| meant(worker.slot))?;
             let said = match hitch {
                 Hitch::Errored => "is errored, and not started again",
                 Hitch::Ends => "has ended; it is started again",
                 Hitch::Unready => "is not ready yet; it is still waited for",
             };
-            format!("worker {} {said}{}", worker.slot, last_words(worker))
-        });
-        for waiting in self.waiting.drain(..) {
-            let outcome = match waiting.failure.or_else(|| hitch.clone()) {
-                Some(why) => Err(why),
-                None => Ok(()),
-            };
+            Some(format!("worker {} {said}{}", worker.slot, last_words(worker)))
+        };
+        for Waiting { done, about, failure, .. } in self.waiting.drain(..) {
+            let outcome = failure.or_else(|| hitch(about.as_deref())).map_or(Ok(()), Err);
             // Whoever asked need not have waited.
-            let _ = waiting.done.send(outcome);
+            let _ = done.send(outcome);
         }
     }
 }

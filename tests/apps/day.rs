@@ -148,3 +148,19 @@ fn what_is_wrong_is_said_before_anything_is_touched() {
     home.router("logLevel debug one").well();
     assert_eq!(home.rows(), ["one 0 online", "one 1 online"]);
 }
+
+/// What an order is not about does not make it fail.
+#[test]
+fn one_worker_that_is_errored_does_not_stand_for_the_others() {
+    let home = Home::new();
+    let text = "if (process.env.NODE_APP_INSTANCE === '1') throw new Error('never');
+        process.on('SIGUSR2', () => console.log('told')); setInterval(() => {}, 1e6);";
+    home.here.write("half.js", text);
+    home.router("start half.js -w 2 --max-restarts 0").fails(&["worker 1 is errored"]);
+    home.shows(&["half 0 online", "half 1 errored"]);
+    home.router("sendSignal SIGUSR2 half").well();
+    home.router("reset half").well();
+    home.router("restart 0").well();
+    home.router("restart 1").fails(&["worker 1 is errored"]);
+    home.router("restart half").fails(&["worker 1 is errored"]);
+}
