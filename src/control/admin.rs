@@ -27,7 +27,7 @@ use hyper::header::{
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
@@ -41,6 +41,8 @@ use crate::sys::socket::{self, TcpOptions};
 
 /// Answers under way at once; more wait in the kernel's queue.
 const MAX_CLIENTS: usize = 64;
+/// How long one may take to say what it wants: many that say nothing hold up a probe no longer.
+const HEAD_TIME: Duration = Duration::from_secs(1);
 /// How long one may take, from its connection to its end.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -178,8 +180,11 @@ where
         async move { Ok::<_, Infallible>(response) }
     });
     // One answer for a connection: its time is bounded as a whole.
-    let connection =
-        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(TokioIo::new(client), service);
     match timeout(LIMIT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an admin client spoke no HTTP, or left"),

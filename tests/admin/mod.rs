@@ -104,6 +104,17 @@ both_engines! {
         until("both have some", SOON, || (sessions(0) + sessions(1) > 2.9).then_some(()));
     }
 
+    fn a_probe_is_answered_beside_many_that_say_nothing(engine) {
+        let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
+        let admin = port(&router);
+        // Eight times as many as have a place.
+        let silent: Vec<_> = (0..512)
+            .map(|_| std::net::TcpStream::connect(("127.0.0.1", admin)).unwrap())
+            .collect();
+        assert_eq!(Connection::tcp(admin).get("/healthz").status, 200);
+        drop(silent);
+    }
+
     fn every_metric_is_in_the_readme_as_it_is_told(engine) {
         let router = Router::on(engine).option("--admin", "127.0.0.1:0").start();
         client("connects", &router.url(), &json!({}));
