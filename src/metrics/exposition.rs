@@ -105,11 +105,15 @@ type Labels = Vec<(&'static str, String)>;
 impl Collector for Exposition {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(now) = self;
-        let info = vec![("version", now.version.clone()), ("engine", now.engine.clone())];
+        let info = vec![
+            ("version", now.version.clone()),
+            ("engine", now.engine.clone()),
+            ("app", now.app.clone()),
+        ];
         gauge(
             &mut to,
             "build_info",
-            "The router's version and its engine; always 1",
+            "The router's version, its engine and its app; always 1",
             None,
             [(info, 1)],
         )?;
