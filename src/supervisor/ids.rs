@@ -34,6 +34,12 @@ impl Ids {
         Self { path: None, complained: false }
     }
 
+    /// Whether somebody else counts the workers.
+    #[must_use]
+    pub fn are_given(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path.exists())
+    }
+
     /// The number of the worker in this slot: the slot itself where the file does not say.
     pub fn number(&mut self, slot: u16) -> u32 {
         let slot_itself = u32::from(slot);

@@ -479,6 +479,13 @@ impl<P: DataPlane> Supervisor<'_, P> {
                 tracing::info!(why, workers = self.fleet.wanted(), "restarting the workers");
                 self.fleet.restart(self.now)
             }
+            // A worker that he does not know of could not be named by anybody.
+            Wish::Scale(_) if self.ids.are_given() => {
+                tracing::warn!(
+                    "how many workers there are is for the daemon to say: `router scale NAME +1`"
+                );
+                vec![]
+            }
             Wish::Scale(by) => {
                 let to = self.fleet.wanted().saturating_add_signed(by);
                 self.fleet.scale(to, self.now)

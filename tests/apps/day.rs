@@ -164,3 +164,18 @@ fn one_worker_that_is_errored_does_not_stand_for_the_others() {
     home.router("restart 1").fails(&["worker 1 is errored"]);
     home.router("restart half").fails(&["worker 1 is errored"]);
 }
+
+/// By signal a router would have a worker that the daemon has no number for.
+#[test]
+fn how_many_workers_there_are_is_for_the_daemon_to_say() {
+    use crate::harness::process::signal;
+    let home = Home::new();
+    home.here.write("idle.js", "setInterval(() => {}, 1e6)");
+    home.router("start idle.js -w 1").well();
+    signal(home.app_router("idle").unwrap(), nix::sys::signal::Signal::SIGTTIN);
+    let log = home.path().join("logs/idle-router.log");
+    until("it is told", SOON, || {
+        std::fs::read_to_string(&log).unwrap().contains("router scale NAME +1").then_some(())
+    });
+    assert_eq!(home.rows(), ["idle 0 online"]);
+}
