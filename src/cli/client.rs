@@ -1,9 +1,11 @@
 //! Commands, carried out: what is asked of the daemon, and what is said of its answer.
 
+use std::convert::Infallible;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, Stdio};
 use std::slice::from_ref;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::commands::{self, Command};
 use super::define::{self, Context};
@@ -23,7 +25,7 @@ use crate::config::service::DIRECTORIES;
 use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
 use crate::control::home::Home;
 use crate::control::protocol::AskError;
-use crate::control::socket;
+use crate::control::socket::{self, SILENCE_MAX};
 
 /// Where systemd makes the directories of a unit that says `StateDirectory=router`,
 /// `RuntimeDirectory=router` and `LogsDirectory=router`.
@@ -33,6 +35,12 @@ const SERVICE: [&str; 3] = ["/var/lib/router", "/run/router", "/var/log/router"]
 const START_TIME: Duration = Duration::from_secs(10);
 /// How soon a daemon that starts is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long a command waits before it says for what.
+const WAIT_QUIETLY: Duration = Duration::from_secs(5);
+
+/// How long it may take to say what it is doing.
+const SAY_DOING: Duration = Duration::from_secs(1);
 
 /// How much is told of what a daemon says that cannot start, in bytes.
 const WORDS_MAX: u64 = 8 << 10;
@@ -182,14 +190,7 @@ impl Client {
                 Err(error) => Err(error).context(self.home.dump().display().to_string()),
             },
             Command::Init => init(&here),
-            Command::Update => {
-                let outcomes: Vec<Outcome> = self.ask(&Order::Update)?;
-                // A program that a router could not become is none for the daemon, either.
-                if outcomes.iter().all(|outcome| outcome.error.is_none()) {
-                    self.renew_daemon()?;
-                }
-                self.tell(&outcomes, "updated")
-            }
+            Command::Update => self.update(),
             Command::Completions(completions) => {
                 let mut text = Vec::new();
                 clap_complete::generate(
@@ -298,22 +299,14 @@ impl Client {
     /// What became of an order, and how things stand now.
     fn tell(&self, outcomes: &[Outcome], done: &str) -> Result<ExitCode> {
         let mut text = String::new();
-        for Outcome { name, ids, error } in outcomes {
-            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-            let ids = ids.join(", ");
-            match error {
-                None => writeln!(text, "[{name}]({ids}) {done}")?,
-                Some(error) => writeln!(text, "[{name}]({ids}) not {done}: {error}")?,
-            }
-        }
+        said(&mut text, outcomes, done)?;
         if outcomes.is_empty() {
             text.push_str("there is no app\n");
         }
         // Nobody waits for a second look at what has just begun.
         text += &list::table(&self.apps_or_none()?, &list::Looked::default());
         print(&text)?;
-        let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if failed(outcomes) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     /// A second look, a little later: between the two it shows how busy the workers are.
@@ -390,17 +383,30 @@ impl Client {
     }
 
     fn kill(&self) -> Result<ExitCode> {
-        match self.ask_for::<Value>(&Order::Kill) {
+        let outcomes: Vec<Outcome> = match self.ask_for::<Value>(&Order::Kill) {
+            // One of another version may say no more than that it is done.
+            Ok(outcomes) => serde_json::from_value(outcomes).unwrap_or_default(),
             // It may end before its answer has left.
-            Ok(_) | Err(AskError::Ended) => {}
+            Err(AskError::Ended) => Vec::new(),
             Err(AskError::Nobody(_)) => return print("no daemon runs\n"),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.told(error)),
+        };
+        let mut text = String::new();
+        said(&mut text, &outcomes, "ended")?;
+        if failed(&outcomes) {
+            print(&text)?;
+            bail!("the daemon stays with what has not ended; `router kill` tries again");
         }
         let deadline = Instant::now() + START_TIME;
-        while self.home.socket().exists() && Instant::now() < deadline {
+        while self.home.socket().exists() {
+            if Instant::now() >= deadline {
+                print(&text)?;
+                let log = self.home.log();
+                bail!("the daemon has not ended within {START_TIME:?}; {} says why", log.display());
+            }
             pause(ASK_AGAIN);
         }
-        print("all apps have ended, and the daemon\n")
+        print(&(text + "all apps have ended, and the daemon\n"))
     }
 
     /// Whether the daemon keeps something of this name.
@@ -409,41 +415,115 @@ impl Client {
         Ok(list::find(&apps, &[name.to_owned()]).is_ok())
     }
 
-    /// All apps; none when there is no daemon.
+    /// All apps; none when there is no daemon, and nothing that one would keep.
     fn apps_or_none(&self) -> Result<Vec<AppState>> {
         match self.ask_for(&Order::List) {
             Err(AskError::Nobody(_)) => Ok(Vec::new()),
-            answer => Ok(answer?),
+            answer => answer.map_err(|error| self.told(error)),
         }
     }
 
     fn ask<T: DeserializeOwned>(&self, order: &Order) -> Result<T> {
-        self.ask_for(order).map_err(|error| match error {
+        self.ask_for(order).map_err(|error| self.told(error))
+    }
+
+    /// What is wrong, and what to do, for a person.
+    fn told(&self, error: AskError) -> anyhow::Error {
+        match error {
             AskError::Nobody(_) => anyhow!(
                 "no daemon keeps apps in {}; `router start app.js` starts one, and the app",
                 self.home.directory().display()
             ),
+            AskError::Silent(_) => {
+                let daemon = self.daemon();
+                anyhow!(
+                    "the daemon{} has not answered, and gave no sign of life within \
+                     {SILENCE_MAX:?}: it may be stopped (`kill -CONT` has it go on), or stuck \
+                     (`kill -KILL` ends it; the apps go on, and the next command starts another)",
+                    daemon.map(|pid| format!(", process {pid},")).unwrap_or_default()
+                )
+            }
             other => other.into(),
-        })
+        }
+    }
+
+    /// The daemon's process, as it has written it down.
+    fn daemon(&self) -> Option<String> {
+        let pid = fs::read_to_string(self.home.lock()).ok()?;
+        Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty())
     }
 
     /// Asks, having started the daemon if there is none.
     fn ask_started<T: DeserializeOwned>(&self, order: &Order) -> Result<T> {
         match self.ask_for::<Value>(&Order::Ping) {
             Err(AskError::Nobody(_)) => self.start_daemon()?,
-            other => drop(other?),
+            other => drop(other.map_err(|error| self.told(error))?),
         }
         self.ask(order)
     }
 
+    /// Asks the daemon. One that has died while its apps live is started again first: whoever asks
+    /// means them.
     fn ask_for<T: DeserializeOwned>(&self, order: &Order) -> Result<T, AskError> {
-        self.tokio.block_on(socket::ask_for(&self.home.socket(), order))
+        match self.ask_once(order) {
+            Err(AskError::Nobody(_)) if self.home.has_apps() => {
+                self.start_daemon().map_err(|error| AskError::Refused(format!("{error:#}")))?;
+                self.ask_once(order)
+            }
+            answer => answer,
+        }
+    }
+
+    fn ask_once<T: DeserializeOwned>(&self, order: &Order) -> Result<T, AskError> {
+        let socket = self.home.socket();
+        let answer = self.tokio.block_on(async {
+            tokio::select! {
+                biased;
+                answer = socket::ask_while_it_answers(&socket, None, order, &Order::Ping) => answer,
+                never = self.say_what_is_waited_for(&socket) => match never {},
+            }
+        })?;
+        socket::read(&socket, answer)
+    }
+
+    /// Whoever waits shall know for what.
+    async fn say_what_is_waited_for(&self, socket: &Path) -> Infallible {
+        sleep(WAIT_QUIETLY).await;
+        let pid = self.daemon().map(|pid| format!(" of process {pid}")).unwrap_or_default();
+        // It says what it is doing; or nothing, and that is told in time.
+        let pong = timeout(SAY_DOING, socket::ask_for::<Pong>(socket, Order::Ping)).await;
+        let doing = pong.ok().and_then(Result::ok).map(|pong| pong.doing).unwrap_or_default();
+        let doing =
+            if doing.is_empty() { String::new() } else { format!(": {}", doing.join(", ")) };
+        // A closed stderr is nobody to be told.
+        let _closed = writeln!(io::stderr(), "router: waiting for the daemon{pid}{doing}");
+        std::future::pending().await
+    }
+
+    /// Has the routers go on as the program that lies where theirs lay, and the daemon.
+    fn update(&self) -> Result<ExitCode> {
+        let outcomes: Vec<Outcome> = match self.ask_for(&Order::Update) {
+            // One of another version is brought to this one before it can be asked for more.
+            Err(AskError::Version { .. }) => {
+                self.renew_daemon()?;
+                self.ask(&Order::Update)?
+            }
+            outcomes => {
+                let outcomes: Vec<Outcome> = outcomes.map_err(|error| self.told(error))?;
+                // A program that a router could not become is none for the daemon, either.
+                if !failed(&outcomes) {
+                    self.renew_daemon()?;
+                }
+                outcomes
+            }
+        };
+        self.tell(&outcomes, "updated")
     }
 
     fn renew_daemon(&self) -> Result<()> {
-        match self.ask_for::<Value>(&Order::Renew) {
+        match self.ask_once::<Value>(&Order::Renew) {
             Ok(_) | Err(AskError::Ended) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.told(error)),
         }
         let deadline = Instant::now() + START_TIME;
         while !self.answers()? {
@@ -457,10 +537,10 @@ impl Client {
 
     /// Whether the daemon does.
     fn answers(&self) -> Result<bool> {
-        match self.ask_for::<Pong>(&Order::Ping) {
+        match self.ask_once::<Pong>(&Order::Ping) {
             Ok(_) => Ok(true),
             Err(AskError::Nobody(_) | AskError::Ended) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.told(error)),
         }
     }
 
@@ -470,10 +550,14 @@ impl Client {
     }
 
     fn start_daemon(&self) -> Result<()> {
+        // Its log is opened there before it does anything else.
+        self.home.make()?;
         let directory = self.home.directory();
-        fs::create_dir_all(directory.join("logs"))
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-        let mut child = Program::new("/proc/self/exe")
+        // By its own name, as ps shows it; unless another program has been put there, or none.
+        let own = Path::new("/proc/self/exe");
+        let named = fs::read_link(own).ok().filter(|path| path.exists());
+        let mut child = Program::new(named.as_deref().unwrap_or(own))
+            .arg0("router")
             .args(["daemon", "--log-file"])
             .arg(self.home.log())
             .env("ROUTER_HOME", directory)
@@ -504,6 +588,26 @@ impl Client {
         }
         Err(self.silent())
     }
+}
+
+/// What became of an order.
+fn said(text: &mut String, outcomes: &[Outcome], done: &str) -> Result<()> {
+    for Outcome { name, ids, error, warning } in outcomes {
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        let ids = ids.join(", ");
+        match error {
+            None => writeln!(text, "[{name}]({ids}) {done}")?,
+            Some(error) => writeln!(text, "[{name}]({ids}) not {done}: {error}")?,
+        }
+        if let Some(warning) = warning {
+            writeln!(text, "[{name}]({ids}) {warning}")?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().any(|outcome| outcome.error.is_some())
 }
 
 /// The ecosystem file, if one is named instead of apps.

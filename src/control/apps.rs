@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::protocol::Lasting;
 use super::targets::Known;
 use crate::config::LogTargets;
 use crate::metrics::snapshot::Snapshot;
@@ -166,10 +167,16 @@ pub enum Order {
     Resurrect,
     /// The routers go on as the program that lies where theirs lay.
     Update,
-    /// So does the daemon. The connection ends when it does; an answer is why it does not.
+    /// So does the daemon. Taken from every version, as ping and kill are. The connection ends when it does; an answer is why it does not.
     Renew,
-    /// Ends all apps and the daemon.
+    /// Ends all apps, and the daemon unless one of them does not end.
     Kill,
+}
+
+impl Lasting for Order {
+    fn lasts(&self) -> bool {
+        matches!(self, Self::Ping | Self::Renew | Self::Kill)
+    }
 }
 
 /// Who answers.
@@ -179,6 +186,9 @@ pub struct Pong {
     pub pid: u32,
     /// Its version.
     pub version: String,
+    /// What it is doing with which app, for people.
+    #[serde(default)]
+    pub doing: Vec<String>,
 }
 
 /// What became of an order for one app.
@@ -190,6 +200,9 @@ pub struct Outcome {
     pub ids: Vec<u32>,
     /// Why it was not done.
     pub error: Option<String>,
+    /// What is to be known though it was done.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 /// How an app's router is.

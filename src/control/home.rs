@@ -7,9 +7,15 @@
 //! | `daemon.log` | what it says |
 //! | `apps/NAME/` | the runtime directory of one app's router, with `record.json` and `start.json` in it |
 //! | `logs/` | the workers' output, and `NAME-router.log` |
-//! | `dump.json` | what `save` has written down |
+//! | `dump.json` | what `save` has written down; `dump.json.bak`: the time before |
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::sys::clock;
+use crate::sys::private::{self, NotPrivate};
 
 /// The most bytes of a path that a socket can be at: `sun_path` of unix(7), with its end.
 const SOCKET_PATH_MAX: usize = 107;
@@ -23,6 +29,14 @@ pub struct Home {
     state: PathBuf,
     run: PathBuf,
     logs: PathBuf,
+}
+
+/// A directory is not its user's alone, or cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {directory}: {why}. Remove it, or name another with ROUTER_HOME")]
+pub struct NoHome {
+    directory: PathBuf,
+    why: NotPrivate,
 }
 
 impl Home {
@@ -39,9 +53,15 @@ impl Home {
         Self { state, run, logs }
     }
 
-    /// What must be there before anything else, private to this user.
-    pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        [self.state.clone(), self.run.clone(), self.apps(), self.logs.clone()].into_iter()
+    /// Makes the directories that must be there before anything else, private to this user.
+    ///
+    /// # Errors
+    /// One is not, or cannot be had.
+    pub fn make(&self) -> Result<(), NoHome> {
+        for directory in [self.state.clone(), self.run.clone(), self.apps(), self.logs.clone()] {
+            private::directory(&directory).map_err(|why| NoHome { directory, why })?;
+        }
+        Ok(())
     }
 
     /// The directory by which it is named.
@@ -89,6 +109,12 @@ impl Home {
         self.state.join("dump.json")
     }
 
+    /// What was saved before that.
+    #[must_use]
+    pub fn dump_before(&self) -> PathBuf {
+        self.state.join("dump.json.bak")
+    }
+
     /// Where the apps' directories are.
     #[must_use]
     pub fn apps(&self) -> PathBuf {
@@ -99,6 +125,24 @@ impl Home {
     #[must_use]
     pub fn app(&self, name: &str) -> PathBuf {
         self.apps().join(file_name(name))
+    }
+
+    /// Whether apps are kept here, since the host has started: a daemon that ends as it should
+    /// leaves none.
+    #[must_use]
+    pub fn has_apps(&self) -> bool {
+        /// Of what a daemon remembers of an app.
+        #[derive(Deserialize)]
+        struct Record {
+            boot: String,
+        }
+        let kept = |directory: PathBuf| {
+            let text = fs::read(directory.join("record.json")).ok()?;
+            let record: Record = serde_json::from_slice(&text).ok()?;
+            Some(record.boot == clock::boot())
+        };
+        let mut entries = fs::read_dir(self.apps()).into_iter().flatten().flatten();
+        entries.any(|entry| kept(entry.path()) == Some(true))
     }
 
     /// Whether the sockets of an app of this name can be where they are to be.
@@ -124,7 +168,11 @@ impl Home {
 #[must_use]
 pub fn file_name(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.len() <= NAME_MAX && name.chars().all(plain) && !name.starts_with('.') {
+    if !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name.chars().all(plain)
+        && !name.starts_with('.')
+    {
         return name.to_owned();
     }
     // FNV-1a: the same for every build of this program, unlike the standard library's.
@@ -153,7 +201,10 @@ mod tests {
         assert_eq!(names.len(), odd.len(), "{names:?}");
         for name in names {
             assert!(
-                name.len() <= NAME_MAX && !name.contains('/') && !name.starts_with('.'),
+                !name.is_empty()
+                    && name.len() <= NAME_MAX
+                    && !name.contains('/')
+                    && !name.starts_with('.'),
                 "{name}"
             );
         }

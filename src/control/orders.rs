@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::protocol::Lasting;
+
 /// One order; the answer is null when it is done, unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -52,4 +54,10 @@ pub enum Order {
         /// As in `RUST_LOG`: a level, or one for each target.
         filter: String,
     },
+}
+
+impl Lasting for Order {
+    fn lasts(&self) -> bool {
+        matches!(self, Self::Upgrade)
+    }
 }

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! `router` is the protocol's number and comes first: whoever speaks another is told so, by name and
-//! version, before anything else of the line is looked at.
+//! version, before anything else of the line is looked at. But for the few orders that bring two
+//! versions together again, or end one of them ([`Lasting`]): these stay as they are in every
+//! version, and so do `error` and `done` of an answer.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::socket::SILENCE_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +29,12 @@ pub const QUESTION_MAX: usize = 16 << 20;
 pub const ANSWER_MAX: usize = 64 << 20;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Orders, some of which every version takes from every other.
+pub trait Lasting {
+    /// Whether it is such an order: what it looks like will never change.
+    fn lasts(&self) -> bool;
+}
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -60,11 +69,19 @@ pub enum AskError {
     /// It is somebody else's.
     #[error("{0} belongs to another user, or to root: only its owner and root may speak to it")]
     Forbidden(PathBuf),
+    /// Whether anybody is there is not to be seen.
+    #[error("{directory} is closed to this user, and with it {at}: name another with ROUTER_HOME")]
+    Closed {
+        /// Where somebody would be asked.
+        at: PathBuf,
+        /// On the way there.
+        directory: PathBuf,
+    },
     /// The other side speaks another version of the protocol.
     #[error(
         "the daemon is router {theirs} and speaks protocol {number}, this is router {VERSION} with \
-         protocol {PROTOCOL}: use one version for both (`router kill` of the old one ends its \
-         daemon; start the apps again with the new one)"
+         protocol {PROTOCOL}: `router update` has the daemon and its apps go on as the program that \
+         lies where theirs lay, `router kill` ends them"
     )]
     Version {
         /// Its version.
@@ -72,6 +89,12 @@ pub enum AskError {
         /// Its protocol.
         number: u32,
     },
+    /// It is there, and says nothing.
+    #[error("no answer, and no sign of life within {SILENCE_MAX:?}, of {0}")]
+    Silent(String),
+    /// It is another process than the one that is meant.
+    #[error("another process has taken {0}")]
+    Another(PathBuf),
     /// What answers is no router, or was cut off.
     #[error("what answers at {at} is no router: {why}")]
     Garbage {
@@ -103,21 +126,43 @@ pub fn question<T: Serialize>(order: T) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// What to answer to one who speaks another version, or no sense.
-pub fn read_question<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+pub fn read_question<T: DeserializeOwned + Lasting>(line: &[u8]) -> Result<T, String> {
     let head: Head = serde_json::from_slice(line).map_err(|error| {
         format!("that was no question: {error}. Here answers router {VERSION}, protocol {PROTOCOL}")
     })?;
+    let question: Result<Question<T>, _> = serde_json::from_slice(line);
     if head.router != PROTOCOL {
+        if let Ok(Question { order, .. }) = question
+            && order.lasts()
+        {
+            return Ok(order);
+        }
         return Err(format!(
             "here answers router {VERSION}, which speaks protocol {PROTOCOL}; you are router {} with \
              protocol {}: use one version for both",
             head.version, head.router
         ));
     }
-    let question: Question<T> = serde_json::from_slice(line).map_err(|error| {
+    let order = question.map(|question| question.order);
+    order.map_err(|error| {
         format!("router {VERSION} does not know that order of router {}: {error}", head.version)
-    })?;
-    Ok(question.order)
+    })
+}
+
+/// What a question asks, by its name; empty when it has none. What else it says may be secret.
+#[must_use]
+pub fn name(line: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        order: Order,
+    }
+    #[derive(Deserialize)]
+    struct Order {
+        #[serde(rename = "do")]
+        name: String,
+    }
+    let named: Result<Named, _> = serde_json::from_slice(line);
+    named.map(|named| named.order.name).unwrap_or_default()
 }
 
 /// An answer, with the end of its line.
@@ -132,18 +177,18 @@ pub fn answer(outcome: Result<Value, String>) -> io::Result<Vec<u8>> {
     line(&Answer { router: PROTOCOL, version: VERSION.to_owned(), error, done })
 }
 
-/// What an answer from there says.
+/// What an answer from there says; `lasts` if the order was one that does.
 ///
 /// # Errors
 /// It is none, of another version, or says that it was not done.
-pub fn read_answer(at: &std::path::Path, line: &[u8]) -> Result<Value, AskError> {
+pub fn read_answer(at: &Path, line: &[u8], lasts: bool) -> Result<Value, AskError> {
     if line.is_empty() {
         return Err(AskError::Ended);
     }
     let garbage =
         |error: serde_json::Error| AskError::Garbage { at: at.to_owned(), why: error.to_string() };
     let head: Head = serde_json::from_slice(line).map_err(garbage)?;
-    if head.router != PROTOCOL {
+    if head.router != PROTOCOL && !lasts {
         return Err(AskError::Version { theirs: head.version, number: head.router });
     }
     let answer: Answer = serde_json::from_slice(line).map_err(garbage)?;
@@ -159,16 +204,28 @@ fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+
+    /// The order that lasts is called so.
+    impl Lasting for String {
+        fn lasts(&self) -> bool {
+            self == "kill"
+        }
+    }
+
+    impl Lasting for Value {
+        fn lasts(&self) -> bool {
+            self["do"] == "kill"
+        }
+    }
 
     #[test]
     fn a_question_and_its_answer_arrive() {
         let line = question("reload").expect("plain");
         assert_eq!(read_question::<String>(&line), Ok("reload".to_owned()));
         let line = answer(Ok(Value::from(3))).expect("plain");
-        assert_eq!(read_answer(Path::new("/x"), &line).expect("it is done"), 3);
+        assert_eq!(read_answer(Path::new("/x"), &line, false).expect("it is done"), 3);
         let line = answer(Err("no".to_owned())).expect("plain");
-        match read_answer(Path::new("/x"), &line) {
+        match read_answer(Path::new("/x"), &line, false) {
             Err(AskError::Refused(why)) => assert_eq!(why, "no"),
             other => panic!("{other:?}"),
         }
@@ -179,7 +236,8 @@ mod tests {
         let newer = br#"{"router":2,"version":"9.1.0","wish":["of","another","kind"]}"#;
         let told = read_question::<String>(newer).expect_err("another protocol");
         assert!(told.contains("9.1.0 with protocol 2") && told.contains(VERSION), "{told}");
-        let told = read_answer(Path::new("/x"), newer).expect_err("another protocol").to_string();
+        let told =
+            read_answer(Path::new("/x"), newer, false).expect_err("another protocol").to_string();
         assert!(told.contains("router 9.1.0 and speaks protocol 2"), "{told}");
         let unknown = br#"{"router":1,"version":"0.9.0","order":{"do":"dance"}}"#;
         let told = read_question::<String>(unknown).expect_err("no such order");
@@ -187,13 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn the_orders_that_last_cross_versions() {
+        let kill = br#"{"router":2,"version":"9.1.0","order":"kill","more":1}"#;
+        assert_eq!(read_question::<String>(kill), Ok("kill".to_owned()));
+        let reload = br#"{"router":2,"version":"9.1.0","order":"reload"}"#;
+        let told = read_question::<String>(reload).expect_err("it does not last");
+        assert!(told.contains("protocol 2"), "{told}");
+        let done = br#"{"router":2,"version":"9.1.0","done":7}"#;
+        assert_eq!(read_answer(Path::new("/x"), done, true).expect("it lasts"), 7);
+        let refused = br#"{"router":2,"version":"9.1.0","error":"no"}"#;
+        let told = read_answer(Path::new("/x"), refused, true).expect_err("refused");
+        assert!(matches!(told, AskError::Refused(_)), "{told}");
+    }
+
+    #[test]
     fn garbage_is_told_from_silence() {
         for line in [&b"GET / HTTP/1.1"[..], b"\xff\x00", b"[]", b"null", b"{}"] {
             assert!(read_question::<Value>(line).expect_err("no question").contains("no question"));
-            let told = read_answer(Path::new("/x"), line).expect_err("no answer");
+            let told = read_answer(Path::new("/x"), line, false).expect_err("no answer");
             assert!(matches!(told, AskError::Garbage { .. }), "{told}");
         }
-        let told = read_answer(Path::new("/x"), b"").expect_err("nothing");
+        let told = read_answer(Path::new("/x"), b"", false).expect_err("nothing");
         assert!(matches!(told, AskError::Ended), "{told}");
     }
 }

@@ -1,7 +1,10 @@
 //! One app: its router's process, started, watched, started again, ended.
 //!
 //! The router may be a child of this process or of a daemon before it: it is watched by descriptor
-//! either way, and asked over the control socket in its runtime directory.
+//! either way, and asked over the control socket in its runtime directory. What changes an app needs
+//! its [`turn`].
+
+mod turn;
 
 use std::cell::RefCell;
 use std::fs;
@@ -16,9 +19,11 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
+use self::turn::Turns;
+pub(super) use self::turn::{NoTurn, Turn};
 use super::record::Record;
 use crate::control::apps::{AppState, RouterState};
 use crate::control::home::Home;
@@ -33,14 +38,6 @@ const USAGE: i32 = 2;
 /// The exit code of a router whose workers have all failed.
 const WORKERS_FAILED: i32 = 3;
 
-/// How long an app may take to show how its start went.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How soon a router that does not answer yet is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-/// How long beyond its workers' time a router may take to end.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-/// The same after it was told to end at once.
-const STOP_NOW: Duration = Duration::from_secs(2);
 /// How long a router may take to say how it stands.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// The second pause before a router that has died is started again (the first is none), and the
@@ -62,7 +59,11 @@ pub(super) struct App {
     program: PathBuf,
     life: RefCell<Life>,
     /// One order at a time.
-    pub(super) busy: Mutex<()>,
+    turns: Turns,
+    /// What lies on the disk, if it is known.
+    written: RefCell<Option<Record>>,
+    /// Why that is not what is in `record`.
+    unwritten: RefCell<Option<String>>,
     /// Its router has ended.
     ended: Notify,
 }
@@ -96,6 +97,7 @@ enum End {
 }
 
 impl App {
+    /// One that is not there yet.
     pub(super) fn new(record: Record, home: &Home, program: &Path) -> Rc<Self> {
         let directory = home.app(&record.definition.name);
         Rc::new(Self {
@@ -103,7 +105,9 @@ impl App {
             directory,
             program: program.to_owned(),
             life: RefCell::default(),
-            busy: Mutex::default(),
+            turns: Turns::default(),
+            written: RefCell::default(),
+            unwritten: RefCell::default(),
             ended: Notify::new(),
         })
     }
@@ -120,18 +124,65 @@ impl App {
         self.life.borrow().running.is_some()
     }
 
-    /// Writes down what is to be remembered.
-    pub(super) fn remember(&self) -> Result<(), String> {
-        let place =
-            |error: io::Error| format!("cannot write to {}: {error}", self.directory.display());
-        private::directory(&self.directory)
-            .map_err(|error| format!("cannot use {}: {error}", self.directory.display()))?;
-        self.record.borrow().write(&self.directory).map_err(place)
+    fn running(&self) -> Option<Running> {
+        self.life.borrow().running.clone()
     }
 
-    /// Goes on watching a router that an earlier daemon has started, or starts the one that should
-    /// be there.
+    /// Whether it lies on the disk, so that the next daemon would find it.
+    pub(super) fn is_known(&self) -> bool {
+        self.written.borrow().is_some()
+    }
+
+    /// What an order is doing with it.
+    pub(super) fn doing(&self) -> Option<&'static str> {
+        self.turns.doing()
+    }
+
+    /// It is this from now on; or it stays what it was, if that cannot be written down: what it is
+    /// started from is read there.
+    pub(super) fn redefine(&self, record: Record) -> Result<(), String> {
+        self.write(&record)?;
+        *self.record.borrow_mut() = record;
+        Ok(())
+    }
+
+    /// Writes down how it is. Where that fails the app is as it is all the same; whoever gave the
+    /// order is told what the next daemon will not know.
+    pub(super) fn remember(&self) {
+        let record = self.record.borrow().clone();
+        if let Err(error) = self.write(&record) {
+            tracing::error!(app = self.name(), error, "that is not remembered");
+        }
+    }
+
+    /// What is not written down of it, and why not.
+    pub(super) fn unwritten(&self) -> Option<String> {
+        self.unwritten.borrow().clone()
+    }
+
+    fn write(&self, record: &Record) -> Result<(), String> {
+        if self.written.borrow().as_ref() == Some(record) {
+            *self.unwritten.borrow_mut() = None;
+            return Ok(());
+        }
+        let written = private::directory(&self.directory)
+            .map_err(|error| format!("cannot use {}: {error}", self.directory.display()))
+            .and_then(|()| {
+                record.write(&self.directory).map_err(|error| {
+                    format!("cannot write to {}: {error}", self.directory.display())
+                })
+            });
+        if written.is_ok() {
+            *self.written.borrow_mut() = Some(record.clone());
+        }
+        *self.unwritten.borrow_mut() = written.clone().err();
+        written
+    }
+
+    /// One whose record an earlier daemon has left. Goes on watching the router that it has started,
+    /// or starts the one that should be there.
     pub(super) fn take_over(self: &Rc<Self>) {
+        *self.written.borrow_mut() = Some(self.record.borrow().clone());
         match self.holder() {
             Ok(Some(pid)) => {
                 tracing::info!(app = self.name(), pid = pid.as_raw(), "found");
@@ -165,18 +216,6 @@ impl App {
             Lock::Held(holder) if private::has_ended(&holder) => Ok(None),
             Lock::Held(holder) => Ok(holder.parse().ok().map(Pid::from_raw)),
         }
-    }
-
-    /// Starts it, and waits until its workers serve, or will not.
-    pub(super) async fn start(self: &Rc<Self>) -> Result<(), String> {
-        self.record.borrow_mut().runs = true;
-        {
-            let mut life = self.life.borrow_mut();
-            (life.why, life.pause, life.proved) = (None, Duration::ZERO, false);
-        }
-        self.remember()?;
-        self.spawn().inspect_err(|error| self.give_up(error.clone()))?;
-        self.up().await
     }
 
     fn spawn(self: &Rc<Self>) -> Result<(), String> {
@@ -251,9 +290,7 @@ impl App {
     /// It shall not run any more.
     fn rest(&self) {
         self.record.borrow_mut().runs = false;
-        if let Err(error) = self.remember() {
-            tracing::error!(app = self.name(), error, "that is not remembered");
-        }
+        self.remember();
     }
 
     fn give_up(&self, why: String) {
@@ -298,65 +335,6 @@ impl App {
         text.trim().trim_start_matches("router: ").to_owned()
     }
 
-    /// Waits until its workers serve, or will not.
-    pub(super) async fn up(&self) -> Result<(), String> {
-        let deadline = Instant::now() + START_PATIENCE;
-        while Instant::now() < deadline {
-            if !self.runs() {
-                let why = self.life.borrow().why.clone();
-                if let Some(why) = why {
-                    return Err(why);
-                }
-                if !self.record.borrow().runs {
-                    return Ok(());
-                }
-            }
-            match timeout_at(deadline, self.ask(&Order::Settle)).await {
-                Err(_) => break,
-                Ok(Ok(_)) => {
-                    self.life.borrow_mut().proved = true;
-                    return Ok(());
-                }
-                Ok(Err(AskError::Nobody(_) | AskError::Ended)) => sleep(ASK_AGAIN).await,
-                Ok(Err(error)) => return Err(error.to_string()),
-            }
-        }
-        Err(format!(
-            "it has not started within {START_PATIENCE:?}; `router logs` shows what it says"
-        ))
-    }
-
-    /// Ends it: its workers have the time that they have.
-    pub(super) async fn stop(&self) -> Result<(), String> {
-        self.record.borrow_mut().runs = false;
-        self.life.borrow_mut().why = None;
-        self.remember()?;
-        self.end().await
-    }
-
-    /// Ends its router, whatever comes then.
-    pub(super) async fn end(&self) -> Result<(), String> {
-        let patience = self.record.borrow().definition.kill_timeout + STOP_GRACE;
-        for (signal, patience) in [
-            (Signal::SIGTERM, patience),
-            // A second time: at once.
-            (Signal::SIGTERM, STOP_NOW),
-            (Signal::SIGKILL, STOP_NOW),
-        ] {
-            let Some(running) = self.life.borrow().running.clone() else { return Ok(()) };
-            self.life.borrow_mut().stopping = true;
-            if let Err(error) = running.process.send_signal(signal)
-                && error.raw_os_error() != Some(nix::errno::Errno::ESRCH as i32)
-            {
-                return Err(format!("it cannot be ended: {error}"));
-            }
-            if timeout(patience, self.gone()).await.is_ok() {
-                return Ok(());
-            }
-        }
-        Err("the kernel does not end it".to_owned())
-    }
-
     async fn gone(&self) {
         loop {
             let ended = self.ended.notified();
@@ -367,9 +345,21 @@ impl App {
         }
     }
 
-    /// Asks its router.
+    /// Asks its router, and nobody who may have come in its place: an answer counts if it is the
+    /// watched process's. One that falls silent is not waited for.
     pub(super) async fn ask(&self, order: &Order) -> Result<Value, AskError> {
-        socket::ask(&self.directory.join("control"), order).await
+        let path = self.directory.join("control");
+        let running = self.life.borrow().running.as_ref().map(|running| running.pid);
+        let Some(pid) = running else { return Err(AskError::Nobody(path)) };
+        let asked = socket::ask_while_it_answers(&path, Some(pid), order, &Order::Status);
+        asked.await.map_err(|error| match error {
+            AskError::Silent(_) => AskError::Silent(format!(
+                "its router, process {pid}: it may be stopped (SIGCONT has it go on), or stuck \
+                 (`router stop {}` ends it)",
+                self.name()
+            )),
+            other => other,
+        })
     }
 
     /// Has its router open its logs again.
@@ -381,8 +371,8 @@ impl App {
         }
     }
 
-    /// It is forgotten.
-    pub(super) fn forget(&self) {
+    /// Nothing is left of it.
+    fn forget(&self) {
         Record::forget(&self.directory);
     }
 

@@ -25,18 +25,21 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
-use self::app::App;
+use self::app::{App, NoTurn, Turn};
 use self::record::Record;
 use crate::control::apps::{
     Action, Anew, AppState, Definition, Environment, Order, Outcome, Pong, Scale,
 };
-use crate::control::home::Home;
+use crate::control::home::{Home, NoHome};
 use crate::control::targets::{Known, Meant, meant};
 use crate::control::{orders, socket};
 use crate::supervisor::output;
 use crate::sys::exec;
-use crate::sys::private::{self, Lock, NotPrivate};
+use crate::sys::private::{self, Lock};
 use crate::sys::socket::service_manager as socket_of_service_manager;
+
+/// Why nothing new is begun.
+const ENDING: &str = "the daemon is ending, or becomes another program; ask again";
 
 /// How long the last answer may take to leave.
 const LAST_ANSWER: Duration = Duration::from_millis(100);
@@ -60,13 +63,8 @@ enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
     /// A directory is not its user's alone, or cannot be had.
-    #[error("cannot use {directory}: {why}. Remove it, or name another with ROUTER_HOME")]
-    Directory {
-        /// Which.
-        directory: PathBuf,
-        /// Why not.
-        why: NotPrivate,
-    },
+    #[error(transparent)]
+    Directory(#[from] NoHome),
     /// Another daemon has this home.
     #[error("the daemon of process {holder} keeps the apps of {home}; `router kill` ends it")]
     Taken {
@@ -90,9 +88,7 @@ pub enum ManagerError {
 /// # Errors
 /// It could not start.
 pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
-    for directory in home.directories() {
-        private::directory(&directory).map_err(|why| ManagerError::Directory { directory, why })?;
-    }
+    home.make()?;
     let system = |what: &str| {
         let what = what.to_owned();
         move |reason| ManagerError::System { what, reason }
@@ -111,15 +107,15 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
         .enable_all()
         .build()
         .map_err(system("the runtime"))?;
+    let manager = Rc::new(Manager {
+        home,
+        program: program.clone(),
+        apps: RefCell::default(),
+        next: Cell::new(0),
+        ending: Cell::new(None),
+        ends: Notify::new(),
+    });
     let ending = LocalSet::new().block_on(&tokio, async {
-        let manager = Rc::new(Manager {
-            home,
-            program: program.clone(),
-            apps: RefCell::default(),
-            next: Cell::new(0),
-            ending: Cell::new(None),
-            ends: Notify::new(),
-        });
         manager.take_over();
         let socket = manager.home.socket();
         let listener = private::serve(&socket).map_err(system(&socket.display().to_string()))?;
@@ -129,7 +125,7 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
             // It may have been replaced or removed by others.
             let _removed = fs::remove_file(&socket);
         }
-        Ok(ending)
+        Ok::<_, ManagerError>(ending)
     })?;
     match ending {
         Ending::Over => Ok(ExitCode::SUCCESS),
@@ -252,19 +248,26 @@ impl Manager {
             tracing::info!(signal = stop, "stopping all apps");
             tell_service_manager("STOPPING=1");
             let manager = Rc::clone(self);
-            tokio::task::spawn_local(async move { manager.end().await });
+            tokio::task::spawn_local(async move {
+                // Every one that did not end is told of in the log.
+                let _told = manager.end().await;
+            });
         }
     }
 
     async fn obey(self: &Rc<Self>, order: Order) -> Result<Value, String> {
         let harmless = matches!(order, Order::Ping | Order::List | Order::Kill);
         if self.ending.get().is_some() && !harmless {
-            return Err("the daemon is ending, or becomes another program; ask again".to_owned());
+            return Err(ENDING.to_owned());
         }
         match order {
             Order::Ping => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                json(&Pong { pid: std::process::id(), version })
+                let apps = self.apps.borrow();
+                let doing = apps.iter().filter_map(|app| {
+                    app.doing().map(|doing| format!("{} is being {doing}", app.name()))
+                });
+                json(&Pong { pid: std::process::id(), version, doing: doing.collect() })
             }
             Order::List => json(&self.list().await),
             Order::Run { apps, anew } => json(&self.run(apps, anew).await?),
@@ -297,10 +300,7 @@ impl Manager {
                 // The connection ends with this program.
                 std::future::pending().await
             }
-            Order::Kill => {
-                self.end().await;
-                Ok(Value::Null)
-            }
+            Order::Kill => json(&self.end().await?),
         }
     }
 
@@ -360,40 +360,67 @@ impl Manager {
     }
 
     async fn run_one(&self, definition: Definition, anew: Anew) -> Outcome {
-        let (workers, autostart) = (definition.workers, definition.autostart);
-        let (app, fresh) = match self.named(&definition.name) {
-            Some(app) => (app, false),
-            None => {
-                let ids = self.numbered(Vec::new(), workers);
-                let record = Record::new(definition.clone(), ids);
-                let app = App::new(record, &self.home, &self.program);
-                self.apps.borrow_mut().push(Rc::clone(&app));
-                (app, true)
+        loop {
+            let app = self.named_or_new(&definition);
+            let outcome = match app.turn("started").await {
+                Ok(turn) => self.define(&app, turn, definition, anew).await,
+                // Its name is free again.
+                Err(NoTurn::Forgotten) if self.ending.get().is_none() => continue,
+                Err(error) => Err(error.to_string()),
+            };
+            return self.outcome(&app, None, outcome);
+        }
+    }
+
+    fn named_or_new(&self, definition: &Definition) -> Rc<App> {
+        self.named(&definition.name).unwrap_or_else(|| {
+            let ids = self.numbered(Vec::new(), definition.workers);
+            let app = App::new(Record::new(definition.clone(), ids), &self.home, &self.program);
+            self.apps.borrow_mut().push(Rc::clone(&app));
+            app
+        })
+    }
+
+    /// Has an app be as it is defined, and run so.
+    async fn define(
+        &self,
+        app: &Rc<App>,
+        turn: Turn<'_>,
+        definition: Definition,
+        anew: Anew,
+    ) -> Result<(), String> {
+        let fresh = !app.is_known();
+        let same = !fresh && app.record.borrow().definition == definition;
+        let (ids, autostart) = (self.numbered(app.ids(), definition.workers), definition.autostart);
+        let mut record = app.record.borrow().clone();
+        (record.definition, record.ids) = (definition, ids);
+        if let Err(error) = app.redefine(record) {
+            // One that was never there is not left in the list for that.
+            if fresh {
+                self.forget(app, turn);
             }
-        };
-        let order = async {
-            let _busy = app.busy.lock().await;
-            let same = !fresh && app.record.borrow().definition == definition;
-            if !fresh {
-                let ids = self.numbered(app.ids(), workers);
-                let mut record = app.record.borrow_mut();
-                (record.definition, record.ids) = (definition, ids);
+            return Err(error);
+        }
+        if !autostart {
+            return Ok(());
+        }
+        if anew == Anew::Reload && app.runs() {
+            if !same {
+                turn.upgrade().await?;
             }
-            app.remember()?;
-            if !autostart {
-                return Ok(());
-            }
-            if anew == Anew::Reload && app.runs() {
-                if !same {
-                    upgrade(&app).await?;
-                }
-                return ask(&app, orders::Order::Reload).await;
-            }
-            app.end().await?;
-            app.start().await
-        };
-        let outcome = order.await;
-        self.outcome(&app, None, outcome)
+            return turn.ask(orders::Order::Reload).await;
+        }
+        turn.end().await?;
+        turn.start().await
+    }
+
+    /// The app is none any more.
+    fn forget(&self, app: &Rc<App>, turn: Turn<'_>) {
+        turn.forget();
+        self.apps.borrow_mut().retain(|other| !Rc::ptr_eq(other, app));
+        if self.apps.borrow().is_empty() {
+            self.next.set(0);
+        }
     }
 
     fn outcome(&self, app: &App, slots: Option<&[u16]>, outcome: Result<(), String>) -> Outcome {
@@ -401,7 +428,10 @@ impl Manager {
         let meant = |slot: &u16| ids.get(usize::from(*slot)).copied();
         let ids =
             slots.map_or_else(|| ids.clone(), |slots| slots.iter().filter_map(meant).collect());
-        Outcome { name: app.name(), ids, error: outcome.err() }
+        let warning = app.unwritten().map(|why| {
+            format!("it is not written down how it is, and the next daemon will not know: {why}")
+        });
+        Outcome { name: app.name(), ids, error: outcome.err(), warning }
     }
 
     async fn act(
@@ -437,45 +467,54 @@ impl Manager {
         slots: Option<&[u16]>,
         environment: Option<Environment>,
     ) -> Result<(), String> {
-        let _busy = app.busy.lock().await;
+        let turn = match (action, slots) {
+            (Action::Stop, None) => app.turn_to_end("stopped").await,
+            (Action::Delete, _) => app.turn_to_end("deleted").await,
+            (Action::Stop, Some(_)) => app.turn("stopped in part").await,
+            (Action::Start, _) => app.turn("started").await,
+            (Action::Restart, _) => app.turn("restarted").await,
+            (Action::Reload, _) => app.turn("reloaded").await,
+        };
+        let turn = match turn {
+            // As was wished for.
+            Err(NoTurn::Forgotten) if action == Action::Delete => return Ok(()),
+            turn => turn.map_err(|error| error.to_string())?,
+        };
         let renewed = environment.is_some();
         if let Some(environment) = environment {
-            app.record.borrow_mut().definition.environment = environment;
-            app.remember()?;
+            let mut record = app.record.borrow().clone();
+            record.definition.environment = environment;
+            app.redefine(record)?;
         }
         let some = slots.map(<[u16]>::to_vec);
         match (action, some) {
-            (Action::Stop, None) => app.stop().await,
+            (Action::Stop, None) => turn.stop().await,
             (Action::Delete, _) => {
-                app.stop().await?;
-                app.forget();
-                self.apps.borrow_mut().retain(|other| !Rc::ptr_eq(other, app));
-                if self.apps.borrow().is_empty() {
-                    self.next.set(0);
-                }
+                turn.stop().await?;
+                self.forget(app, turn);
                 Ok(())
             }
             (Action::Stop, Some(_)) if !app.runs() => Ok(()),
-            (Action::Stop, Some(slots)) => ask(app, orders::Order::Stop { slots }).await,
+            (Action::Stop, Some(slots)) => turn.ask(orders::Order::Stop { slots }).await,
             // Whatever was wished for: it is there then.
-            _ if !app.runs() => app.start().await,
-            (Action::Start, Some(slots)) => ask(app, orders::Order::Start { slots }).await,
+            _ if !app.runs() => turn.start().await,
+            (Action::Start, Some(slots)) => turn.ask(orders::Order::Start { slots }).await,
             (Action::Reload, None) => {
                 if renewed {
-                    upgrade(app).await?;
+                    turn.upgrade().await?;
                 }
-                ask(app, orders::Order::Reload).await
+                turn.ask(orders::Order::Reload).await
             }
             // One worker alone is replaced as one that has grown too large.
             (Action::Restart | Action::Reload, Some(slots)) => {
-                ask(app, orders::Order::Restart { slots: Some(slots) }).await
+                turn.ask(orders::Order::Restart { slots: Some(slots) }).await
             }
             (Action::Start | Action::Restart, None) if renewed => {
-                app.end().await?;
-                app.start().await
+                turn.end().await?;
+                turn.start().await
             }
             (Action::Start | Action::Restart, None) => {
-                ask(app, orders::Order::Restart { slots: None }).await
+                turn.ask(orders::Order::Restart { slots: None }).await
             }
         }
     }
@@ -485,28 +524,27 @@ impl Manager {
         let [(app, None)] = found.as_slice() else {
             return Err(format!("`{target}` is not one app: scale takes the name of one"));
         };
-        let order = async {
-            let _busy = app.busy.lock().await;
-            let now = i32::try_from(app.ids().len()).unwrap_or(i32::MAX);
-            let wanted = match to {
-                Scale::To(to) => i32::from(to),
-                Scale::By(by) => now.saturating_add(by.into()),
-            };
-            let to = u16::try_from(wanted).ok().filter(|to| (1..=WORKERS_MAX).contains(to));
-            let Some(to) = to else {
-                return Err(format!("{wanted} workers asked for; it must be 1 to {WORKERS_MAX}"));
-            };
-            let ids = self.numbered(app.ids(), to);
-            {
-                let mut record = app.record.borrow_mut();
-                (record.ids, record.definition.workers) = (ids, to);
-            }
-            // The new workers' numbers are to be found when they are started.
-            app.remember()?;
-            if app.runs() { ask(app, orders::Order::Scale { to }).await } else { Ok(()) }
-        };
-        let outcome = order.await;
+        let outcome = self.scale_one(app, to).await;
         Ok(vec![self.outcome(app, None, outcome)])
+    }
+
+    async fn scale_one(&self, app: &Rc<App>, to: Scale) -> Result<(), String> {
+        let turn = app.turn("scaled").await.map_err(|error| error.to_string())?;
+        let now = i32::try_from(app.ids().len()).unwrap_or(i32::MAX);
+        let wanted = match to {
+            Scale::To(to) => i32::from(to),
+            Scale::By(by) => now.saturating_add(by.into()),
+        };
+        let to = u16::try_from(wanted).ok().filter(|to| (1..=WORKERS_MAX).contains(to));
+        let Some(to) = to else {
+            return Err(format!("{wanted} workers asked for; it must be 1 to {WORKERS_MAX}"));
+        };
+        let mut record = app.record.borrow().clone();
+        record.ids = self.numbered(record.ids, to);
+        record.definition.workers = to;
+        // The new workers' numbers are to be found when they are started.
+        app.redefine(record)?;
+        if app.runs() { turn.ask(orders::Order::Scale { to }).await } else { Ok(()) }
     }
 
     /// Has the routers do what only they can.
@@ -519,7 +557,7 @@ impl Manager {
             let (manager, order) = (Rc::clone(self), order(slots.clone()));
             async move {
                 let outcome = if app.runs() {
-                    ask(&app, order).await
+                    app.ask(&order).await.map(drop).map_err(|error| error.to_string())
                 } else {
                     Err("it does not run".to_owned())
                 };
@@ -537,22 +575,31 @@ impl Manager {
         self.apps.borrow().iter().for_each(|app| app.reopen_logs());
     }
 
-    /// Ends all apps, at the same time, and then the daemon. Whoever wishes for it again has it.
-    async fn end(&self) {
-        if self.ending.replace(Some(Ending::Over)) == Some(Ending::Over) {
-            return;
+    /// Ends all apps, at the same time, and then the daemon; but not if it would leave one behind
+    /// that nobody could end any more. Whoever wishes for it again waits for the same.
+    async fn end(self: &Rc<Self>) -> Result<Vec<Outcome>, String> {
+        if self.ending.get() == Some(Ending::Upgrade) {
+            return Err(ENDING.to_owned());
         }
-        let apps = std::mem::take(&mut *self.apps.borrow_mut());
-        let ended = all(apps.into_iter().map(|app| async move {
-            let _busy = app.busy.lock().await;
-            let ended = app.stop().await;
-            app.forget();
-            ended.map_err(|error| (app.name(), error))
-        }));
-        for (app, error) in ended.await.into_iter().filter_map(Result::err) {
-            tracing::error!(app, error, "it is left behind");
+        self.ending.set(Some(Ending::Over));
+        let apps = self.apps.borrow().clone();
+        let outcomes = all(apps.into_iter().map(|app| {
+            let manager = Rc::clone(self);
+            async move {
+                let outcome = manager.act_on(&app, Action::Delete, None, None).await;
+                if let Err(error) = &outcome {
+                    tracing::error!(app = app.name(), error, "it does not end, so that it is kept");
+                }
+                manager.outcome(&app, None, outcome)
+            }
+        }))
+        .await;
+        if self.apps.borrow().is_empty() {
+            self.ends.notify_one();
+        } else {
+            self.ending.set(None);
         }
-        self.ends.notify_one();
+        Ok(outcomes)
     }
 
     /// Has every router go on as the program that lies where it lay.
@@ -561,26 +608,14 @@ impl Manager {
         let tasks = apps.into_iter().filter(|app| app.runs()).map(|app| {
             let manager = Rc::clone(self);
             async move {
-                let _busy = app.busy.lock().await;
-                let outcome = upgrade(&app).await;
+                let outcome = match app.turn("updated").await {
+                    Ok(turn) => turn.upgrade().await,
+                    Err(error) => Err(error.to_string()),
+                };
                 manager.outcome(&app, None, outcome)
             }
         });
         all(tasks).await
-    }
-}
-
-/// Asks an app's router for something that is done or not.
-async fn ask(app: &App, order: orders::Order) -> Result<(), String> {
-    app.ask(&order).await.map(drop).map_err(|error| error.to_string())
-}
-
-/// Has an app's router go on as it is defined now.
-async fn upgrade(app: &App) -> Result<(), String> {
-    match app.ask(&orders::Order::Upgrade).await {
-        // The program that was asked is not there any more.
-        Ok(_) | Err(crate::control::protocol::AskError::Ended) => app.up().await,
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::control::apps::{Definition, Source};
-use crate::sys::private;
+use crate::sys::clock;
+use crate::sys::private::{self, Draft};
 
 /// What lies in an app's directory as `record.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ struct Start<'a> {
 impl Record {
     pub(super) fn new(definition: Definition, ids: Vec<u32>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { definition, ids, runs: false, created: since.as_secs(), boot: boot() }
+        Self { definition, ids, runs: false, created: since.as_secs(), boot: clock::boot() }
     }
 
     /// What lies in this directory; none if nothing does, or of another life of the host.
@@ -46,20 +47,24 @@ impl Record {
             Err(error) => return Err(error),
         };
         let record: Self = serde_json::from_slice(&text)?;
-        Ok(Some(record).filter(|record| record.boot == boot()))
+        Ok(Some(record).filter(|record| record.boot == clock::boot()))
     }
 
-    /// Writes down what is remembered, and what the app's router and its workers read.
+    /// Writes down what is remembered, and what the app's router and its workers read: all of it, or
+    /// nothing where the disk is full.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
-        private::replace(&directory.join("record.json"), &serde_json::to_vec(self)?)?;
-        // The numbers of the workers, by slot: read whenever one is started.
-        private::replace(&directory.join("ids"), &serde_json::to_vec(&self.ids)?)?;
         let described = directory.join("app.json");
+        let mut drafts = vec![
+            // The numbers of the workers, by slot: read whenever one is started.
+            private::draft(&directory.join("ids"), &serde_json::to_vec(&self.ids)?)?,
+        ];
         if let Source::Described(app) = &self.definition.app {
-            private::replace(&described, &serde_json::to_vec(app)?)?;
+            drafts.push(private::draft(&described, &serde_json::to_vec(app)?)?);
         }
         let start = self.start(directory, &described);
-        private::replace(&directory.join("start.json"), &serde_json::to_vec(&start)?)
+        drafts.push(private::draft(&directory.join("start.json"), &serde_json::to_vec(&start)?)?);
+        drafts.push(private::draft(&directory.join("record.json"), &serde_json::to_vec(self)?)?);
+        drafts.into_iter().try_for_each(Draft::put)
     }
 
     /// Takes it all away.
@@ -101,10 +106,4 @@ impl Record {
             words,
         }
     }
-}
-
-/// Which life of the host this is.
-fn boot() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }

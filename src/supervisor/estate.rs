@@ -3,6 +3,10 @@
 //! It is written down whenever it changes, and read by the next router, whose children these
 //! processes are not. Nothing in it is taken on trust: a pid counts only with its start time.
 
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +63,22 @@ impl Estate {
     /// Forgets those that have ended.
     pub fn verify(&mut self) {
         self.left.retain(Left::lives);
+    }
+
+    /// Ends them at once, with all that they have started.
+    ///
+    /// # Errors
+    /// As kill(2), for the first that could not be ended.
+    pub fn kill(&self) -> io::Result<()> {
+        let killed = self.left.iter().filter(|left| left.lives()).map(|left| {
+            match process::kill_tree(Pid::from_raw(left.pid), Signal::SIGKILL) {
+                // It has ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
+                killed => killed,
+            }
+        });
+        // All of them, whatever comes of the first.
+        killed.fold(Ok(()), io::Result::and)
     }
 
     /// The workers there are.

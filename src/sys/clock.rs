@@ -1,4 +1,4 @@
-//! The clock that other programs on this host read, too.
+//! The clock that other programs on this host read, too, and the host's life that it counts.
 
 use std::io;
 use std::time::Duration;
@@ -19,6 +19,13 @@ pub fn monotonic() -> io::Result<Duration> {
 /// As clock_gettime(2).
 pub fn since_boot() -> io::Result<Duration> {
     read(libc::CLOCK_BOOTTIME)
+}
+
+/// Which life of the host this is; empty without /proc.
+#[must_use]
+pub fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn read(clock: libc::clockid_t) -> io::Result<Duration> {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -65,11 +65,51 @@ pub fn file(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As open(2), write(2) and rename(2).
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    draft(path, contents)?.put()
+}
+
+/// Writes what is to come in the place of a file, beside it.
+///
+/// # Errors
+/// As open(2) and write(2).
+pub fn draft(path: &Path, contents: &[u8]) -> io::Result<Draft> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    let mut file = file(beside.as_ref())?;
-    file.write_all(contents)?;
-    fs::rename(&beside, path)
+    let draft = Draft { beside: beside.into(), path: path.to_owned() };
+    file(&draft.beside)?.write_all(contents)?;
+    Ok(draft)
+}
+
+/// A file that is written, and not in its place yet. Dropped, it is none.
+#[derive(Debug)]
+pub struct Draft {
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Waits until it would survive the host's end.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.beside)?.sync_all()
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// As rename(2).
+    pub fn put(self) -> io::Result<()> {
+        fs::rename(&self.beside, &self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // One that was put is not there any more.
+        let _put = fs::remove_file(&self.beside);
+    }
 }
 
 /// Listens on a socket, in place of what an earlier process has left of it. Only this user can
@@ -127,6 +167,17 @@ pub fn lock(path: &Path) -> io::Result<Lock> {
         }
         Err((_, errno)) => Err(errno.into()),
     }
+}
+
+/// The directory on the way to this path that does not let this user through, if one does not.
+#[must_use]
+pub fn closed(path: &Path) -> Option<PathBuf> {
+    let denied = |path: &Path| {
+        let found = fs::symlink_metadata(path);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    // Whatever is below the first is as closed.
+    path.ancestors().filter(|path| denied(path)).last()?.parent().map(Path::to_owned)
 }
 
 /// Whether the process that had written its pid so is no more, though its lock may still be.

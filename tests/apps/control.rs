@@ -1,7 +1,7 @@
 //! Who speaks to the daemon, and what he says.
 
 use crate::harness::process::alive;
-use crate::harness::{Home, SOON, TempDir};
+use crate::harness::{Home, SOON, TempDir, until};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,7 @@ fn garbage_and_silence_do_not_keep_others_from_being_served() {
             1 => b"{\"router\":1,\"version\":\"0.1.0\",\"order\":{\"do\":",
             2 => b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             3 => b"\xff\x00\xfe\n",
-            _ => b"{\"router\":99,\"version\":\"9.9.9\",\"order\":{\"do\":\"ping\"}}\n",
+            _ => b"{\"router\":99,\"version\":\"9.9.9\",\"order\":{\"do\":\"list\"}}\n",
         };
         client.write_all(said).unwrap();
         if said.ends_with(b"\n") { wild.push(client) } else { silent.push(client) }
@@ -79,6 +79,17 @@ fn another_user_is_refused() {
         home.give(&mut command)
     };
     nobody(&home).fails(&["belongs to another user"]);
+    let elsewhere = |home: &Home| {
+        use std::os::unix::process::CommandExt;
+        let closed = home.here.path().join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&closed, mode).unwrap();
+        let mut command = home.command();
+        command.arg("jlist").env("ROUTER_HOME", closed.join("r")).uid(65534).gid(65534);
+        home.give(&mut command)
+    };
+    elsewhere(&home).fails(&["closed is closed to this user", "ROUTER_HOME"]);
     {
         use std::os::unix::fs::PermissionsExt;
         let socket = home.path().join("daemon.sock");
@@ -113,6 +124,52 @@ fn whoever_else_answers_is_told_from_a_daemon() {
         server.join().unwrap();
     }
     std::fs::remove_file(&socket).unwrap();
+}
+
+/// What ends the difference between two versions works across it.
+#[test]
+fn ping_and_kill_cross_versions() {
+    let home = Home::new();
+    home.router("ping").well();
+    let ask = |order: &str| {
+        let mut client = UnixStream::connect(home.path().join("daemon.sock")).unwrap();
+        let line = format!("{{\"router\":9,\"version\":\"9.9.9\",\"order\":{order}}}\n");
+        client.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()
+    };
+    assert_eq!(ask(r#"{"do":"ping","for":"fun"}"#)["done"]["pid"], home.daemon().unwrap());
+    assert!(ask(r#"{"do":"list"}"#)["error"].as_str().unwrap().contains("protocol 9"));
+    let daemon = home.daemon().unwrap();
+    assert_eq!(ask(r#"{"do":"kill"}"#)["error"], Value::Null);
+    until("its end", SOON, || (!alive(daemon)).then_some(()));
+
+    // The other way round: a daemon of a version to come.
+    let socket = home.path().join("daemon.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut asked = [0; 1 << 12];
+        let _read = client.read(&mut asked).unwrap();
+        std::fs::remove_file(socket).unwrap();
+        client.write_all(b"{\"router\":7,\"version\":\"5.0.0\",\"done\":{}}\n").unwrap();
+    });
+    assert!(home.router("kill").well().out.contains("all apps have ended"));
+    server.join().unwrap();
+}
+
+#[test]
+fn nobody_else_can_look_into_the_home() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    home.router("ping").well();
+    for directory in [home.path(), home.path().join("logs"), home.path().join("apps")] {
+        let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+    }
+    let command = std::fs::read(format!("/proc/{}/cmdline", home.daemon().unwrap())).unwrap();
+    assert!(command.starts_with(b"router\0daemon\0"), "{}", String::from_utf8_lossy(&command));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 mod control;
 mod day;
+mod disk;
 mod fate;
 mod keys;
 mod kinds;
 mod monit;
 mod output;
 mod pm2;
+mod turns;

@@ -6,6 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -133,6 +135,18 @@ impl Home {
     /// The daemon's process.
     pub fn daemon(&self) -> Option<u32> {
         pid_in(&self.path().join("daemon.lock"))
+    }
+
+    /// What the daemon says that it is doing, as in `chat is being restarted`.
+    pub fn doing(&self) -> Vec<String> {
+        let Ok(mut daemon) = UnixStream::connect(self.path().join("daemon.sock")) else {
+            return vec![];
+        };
+        daemon.write_all(b"{\"router\":1,\"version\":\"\",\"order\":{\"do\":\"ping\"}}\n").unwrap();
+        let mut answer = String::new();
+        daemon.read_to_string(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        serde_json::from_value(answer["done"]["doing"].clone()).unwrap()
     }
 
     /// The process of an app's router.
