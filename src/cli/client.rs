@@ -182,13 +182,18 @@ impl Client {
                 let outcomes: Vec<Outcome> = self.ask_started(&Order::Resurrect)?;
                 self.tell(&outcomes, "started")
             }
-            Command::Cleardump => match fs::remove_file(self.home.dump()) {
-                Ok(()) => print("nothing is saved any more\n"),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    print("nothing was saved\n")
+            Command::Cleardump => {
+                let mut cleared = false;
+                // What was saved before would be run instead.
+                for path in [self.home.dump(), self.home.dump_before()] {
+                    match fs::remove_file(&path) {
+                        Ok(()) => cleared = true,
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error).context(path.display().to_string()),
+                    }
                 }
-                Err(error) => Err(error).context(self.home.dump().display().to_string()),
-            },
+                print(if cleared { "nothing is saved any more\n" } else { "nothing was saved\n" })
+            }
             Command::Init => init(&here),
             Command::Update => self.update(),
             Command::Completions(completions) => {

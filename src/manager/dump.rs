@@ -1,7 +1,8 @@
 //! Which apps there shall be, beyond the host's own life: written down by `save`, run by `resurrect`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -31,30 +32,59 @@ impl Manager {
             .collect();
         let path = self.home.dump();
         let told = |error: io::Error| format!("cannot write {}: {error}", path.display());
-        // What was saved before stays beside it, as PM2 keeps it.
-        match fs::rename(&path, path.with_extension("json.bak")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
-            _ => {}
-        }
         let text = serde_json::to_vec_pretty(&dump).map_err(|error| error.to_string())?;
-        private::replace(&path, &text).map_err(told)?;
+        self.replace_dump(&text).map_err(told)?;
         Ok(dump.len())
+    }
+
+    /// What was saved before stays beside it, as PM2 keeps it. At every moment, whatever the host does
+    /// then, one of the two is whole and in its place.
+    fn replace_dump(&self, text: &[u8]) -> io::Result<()> {
+        let (path, before) = (self.home.dump(), self.home.dump_before());
+        let draft = private::draft(&path, text)?;
+        draft.sync()?;
+        let unless_missing = |done: io::Result<()>| match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        unless_missing(fs::remove_file(&before))?;
+        unless_missing(fs::hard_link(&path, &before))?;
+        draft.put()?;
+        File::open(self.home.directory())?.sync_all()
+    }
+
+    /// What was saved last, or before that where the last is not whole.
+    fn saved(&self) -> Result<Vec<Saved>, String> {
+        let read = |path: &Path| -> Result<Option<Vec<Saved>>, String> {
+            let text = match fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                read => read.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+            };
+            let dump = serde_json::from_slice(&text);
+            dump.map_err(|error| format!("{} is no list of apps: {error}", path.display()))
+        };
+        let (path, before) = (self.home.dump(), self.home.dump_before());
+        let last = read(&path);
+        if let Ok(Some(dump)) = last {
+            return Ok(dump);
+        }
+        let wrong = last.err();
+        match (read(&before), &wrong) {
+            (Ok(Some(dump)), _) => {
+                let wrong = wrong.unwrap_or_else(|| format!("there is no {}", path.display()));
+                tracing::warn!(wrong, instead = %before.display(), "what was saved before is run");
+                Ok(dump)
+            }
+            (_, Some(wrong)) => Err(wrong.clone()),
+            (before, None) => Err(before.err().unwrap_or_else(|| {
+                format!("nothing was saved: there is no {} (router save)", path.display())
+            })),
+        }
     }
 
     /// Runs what was saved, but for what is there.
     pub(super) async fn resurrect(self: &Rc<Self>) -> Result<Vec<Outcome>, String> {
-        let path = self.home.dump();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(format!(
-                    "nothing was saved: there is no {} (router save)",
-                    path.display()
-                ));
-            }
-            read => read.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
-        };
-        let dump: Vec<Saved> = serde_json::from_slice(&text)
-            .map_err(|error| format!("{} is no list of apps: {error}", path.display()))?;
+        let dump = self.saved()?;
         let missing = dump.into_iter().filter(|saved| self.named(&saved.definition.name).is_none());
         let missing: Vec<Definition> = missing
             .map(|Saved { definition, runs }| Definition { autostart: runs, ..definition })
@@ -64,7 +94,7 @@ impl Manager {
 
     /// What was saved, if anything was: as the host starts.
     pub(super) async fn bring_back(self: &Rc<Self>) {
-        if !self.home.dump().exists() {
+        if !self.home.dump().exists() && !self.home.dump_before().exists() {
             tracing::info!("nothing was saved");
             return;
         }

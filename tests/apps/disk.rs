@@ -56,6 +56,30 @@ fn an_app_whose_state_cannot_be_written_down_is_ended_all_the_same() {
 }
 
 #[test]
+fn what_was_saved_is_there_until_something_else_is() {
+    let home = Home::new();
+    idle(&home, "one", 1);
+    home.router("save").well();
+    let dump = home.path().join("dump.json");
+    let before = fs::read(&dump).unwrap();
+    idle(&home, "two", 1);
+    let blocked = block(dump.clone());
+    home.router("save").fails(&["cannot write", "dump.json"]);
+    assert_eq!(fs::read(&dump).unwrap(), before);
+    fs::remove_dir(blocked).unwrap();
+    home.router("save").well();
+    assert_eq!(fs::read(home.path().join("dump.json.bak")).unwrap(), before);
+    // Cut off, as by a host that went down.
+    fs::write(&dump, "[{").unwrap();
+    home.router("kill").well();
+    home.router("resurrect").well();
+    assert_eq!(home.rows(), ["one 0 online"]);
+    home.router("delete all").well();
+    home.router("cleardump").well();
+    home.router("resurrect").fails(&["nothing was saved"]);
+}
+
+#[test]
 fn apps_whose_daemon_has_died_are_not_out_of_reach() {
     let home = Home::new();
     idle(&home, "chat", 1);
