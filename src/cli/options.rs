@@ -328,8 +328,9 @@ impl Options {
     /// What the options say of the app, as the uppermost layer of settings.
     pub(super) fn layer(&self) -> RawApp {
         RawApp {
-            name: self.name.clone(),
-            namespace: self.namespace.clone(),
+            // ROUTER_NAME= in a file of variables says nothing.
+            name: self.name.clone().filter(|name| !name.is_empty()),
+            namespace: self.namespace.clone().filter(|name| !name.is_empty()),
             args: Some(self.app_args.clone()).filter(|args| !args.is_empty()),
             interpreter: self.interpreter.clone(),
             node_args: self.node_args.as_deref().map(config::split_words),

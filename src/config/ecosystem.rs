@@ -150,7 +150,8 @@ impl Reader<'_> {
     ) -> Result<(), ConfigError> {
         match name {
             "script" => raw.script = Some(self.text(key, value)?.into()),
-            "name" => raw.name = Some(self.scalar(key, value)?),
+            // An empty one says nothing.
+            "name" => raw.name = Some(self.scalar(key, value)?).filter(|name| !name.is_empty()),
             "cwd" => raw.cwd = Some(self.text(key, value)?.into()),
             "args" => raw.args = Some(self.words(key, value)?),
             "interpreter" => raw.interpreter = Some(self.text(key, value)?),
@@ -181,7 +182,9 @@ impl Reader<'_> {
             "watch_delay" => raw.watch_delay = Some(self.duration(key, value)?),
             "increment_var" => raw.increment_var = Some(self.text(key, value)?),
             "treekill" => raw.treekill = Some(self.flag(key, value)?),
-            "namespace" => raw.namespace = Some(self.scalar(key, value)?),
+            "namespace" => {
+                raw.namespace = Some(self.scalar(key, value)?).filter(|name| !name.is_empty());
+            }
             "autostart" => raw.autostart = Some(self.flag(key, value)?),
             "out_file" => raw.logs.out_file = Some(self.text(key, value)?.into()),
             "error_file" => raw.logs.error_file = Some(self.text(key, value)?.into()),

@@ -67,6 +67,29 @@ pub fn meant(targets: &[String], apps: &[Known<'_>]) -> Result<Vec<Meant>, Strin
     Ok((0..apps.len()).filter_map(chosen).collect())
 }
 
+/// Whether an app can be called so, and be meant by it.
+///
+/// # Errors
+/// It cannot; what is wrong with the name.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let why = match name {
+        "" => "it has no letter",
+        "all" => "that word means every app",
+        name if name.starts_with('-') => "a word that begins so is an option",
+        name if name.chars().any(char::is_control) => "it has a control character in it",
+        _ => return Ok(()),
+    };
+    Err(format!("no app can be called {name:?}: {why}. Give it another `name` (--name)"))
+}
+
+/// What is to be known of a name that an app can have, and better had not.
+#[must_use]
+pub fn warning(name: &str) -> Option<String> {
+    name.parse::<u32>().is_ok().then(|| {
+        format!("the name is a number: `{name}` means the worker of that id first, if there is one")
+    })
+}
+
 fn by_id(target: &str, apps: &[Known<'_>]) -> Option<(usize, u16)> {
     let id: u32 = target.parse().ok()?;
     apps.iter().enumerate().find_map(|(app, known)| {
@@ -120,6 +143,18 @@ mod tests {
         ] {
             assert_eq!(found(targets), Ok(apps), "{targets:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_means_something_else_is_refused() {
+        for name in ["", "all", "-x", "a\nb", "\u{1b}[31mred"] {
+            let told = check_name(name).expect_err("it is none");
+            assert!(told.contains("--name") && !told.contains(char::is_control), "{told}");
+        }
+        for name in ["chat", "All", "chat-2.x", "é", "a b", "7"] {
+            check_name(name).expect("it is one");
+        }
+        assert!(warning("7").is_some() && warning("7a").is_none() && warning("chat").is_none());
     }
 
     #[test]

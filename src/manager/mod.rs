@@ -31,7 +31,7 @@ use crate::control::apps::{
     Action, Anew, AppState, Definition, Environment, Order, Outcome, Pong, Scale,
 };
 use crate::control::home::{Home, NoHome};
-use crate::control::targets::{Known, Meant, meant};
+use crate::control::targets::{self, Known, Meant, meant};
 use crate::control::{orders, socket};
 use crate::supervisor::output;
 use crate::sys::exec;
@@ -343,6 +343,7 @@ impl Manager {
             return Err(format!("two apps are called {}; give each a `name` of its own", pair[0]));
         }
         for definition in &definitions {
+            targets::check_name(&definition.name)?;
             self.home.check(&definition.name)?;
             if anew == Anew::Refuse && self.named(&definition.name).is_some_and(|app| app.runs()) {
                 return Err(format!(
@@ -428,9 +429,10 @@ impl Manager {
         let meant = |slot: &u16| ids.get(usize::from(*slot)).copied();
         let ids =
             slots.map_or_else(|| ids.clone(), |slots| slots.iter().filter_map(meant).collect());
-        let warning = app.unwritten().map(|why| {
+        let unwritten = app.unwritten().map(|why| {
             format!("it is not written down how it is, and the next daemon will not know: {why}")
         });
+        let warning = unwritten.or_else(|| targets::warning(&app.name()));
         Outcome { name: app.name(), ids, error: outcome.err(), warning }
     }
 

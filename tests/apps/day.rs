@@ -165,6 +165,24 @@ fn one_worker_that_is_errored_does_not_stand_for_the_others() {
     home.router("restart half").fails(&["worker 1 is errored"]);
 }
 
+#[test]
+fn an_app_is_called_what_can_be_said_of_it() {
+    let home = Home::new();
+    home.here.write("idle.js", "setInterval(() => {}, 1e6)");
+    for name in ["all", "a\nb", "\u{1b}[31mred"] {
+        let mut command = home.command();
+        command.args(["start", "idle.js", "-w", "1", "--name", name]);
+        let said = home.give(&mut command).fails(&["no app can be called", "--name"]);
+        assert!(!said.err.contains('\u{1b}'), "{said:?}");
+    }
+    assert!(home.rows().is_empty());
+    home.give(home.command().args(["start", "idle.js", "-w1"]).env("ROUTER_NAME", "")).well();
+    home.give(home.command().args(["start", "idle.js", "-w1", "--name", "7"])).well();
+    assert_eq!(home.rows(), ["idle 0 online", "7 1 online"]);
+    let warned = home.router("restart 7").well().out;
+    assert!(warned.contains("[7](1) the name is a number"), "{warned}");
+}
+
 /// By signal a router would have a worker that the daemon has no number for.
 #[test]
 fn how_many_workers_there_are_is_for_the_daemon_to_say() {
