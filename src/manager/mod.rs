@@ -452,6 +452,15 @@ impl Manager {
                 app.name()
             ));
         }
+        if environment.is_some()
+            && let Some((app, _)) = found.iter().find(|(_, slots)| slots.is_some())
+        {
+            return Err(format!(
+                "one worker of several has the environment of all: `router restart {0} --update-env` \
+                 starts all of them with another, `router reload {0} --update-env` without a gap",
+                app.name()
+            ));
+        }
         let tasks = found.into_iter().map(|(app, slots)| {
             let (manager, environment) = (Rc::clone(self), environment.clone());
             async move {

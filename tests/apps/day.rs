@@ -166,6 +166,21 @@ fn one_worker_that_is_errored_does_not_stand_for_the_others() {
 }
 
 #[test]
+fn one_worker_has_the_environment_of_all() {
+    let home = Home::new();
+    let port = chat(&home);
+    home.router("start ecosystem.config.js").well();
+    let mood = || Connection::tcp(port).get("/environment?name=MOOD").text();
+    let mut command = home.command();
+    command.args(["restart", "1", "--update-env"]).env("MOOD", "good");
+    home.give(&mut command).fails(&["router restart chat --update-env"]);
+    // Nor is it remembered for the next restart.
+    let before = mood();
+    home.router("restart chat").well();
+    assert_eq!(mood(), before);
+}
+
+#[test]
 fn an_app_is_called_what_can_be_said_of_it() {
     let home = Home::new();
     home.here.write("idle.js", "setInterval(() => {}, 1e6)");
