@@ -169,6 +169,11 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
                     "the lock of the runtime directory did not cross".to_owned(),
                 )
             })?;
+            if let Some(filter) = &state.log_filter
+                && let Err(error) = log::change(filter)
+            {
+                tracing::error!(filter, error, "the log says what the settings ask for");
+            }
             (Start::Inherited(state, descriptors), Runtime::inherit(directory, lock)?)
         }
         Inherited::Nothing => {
@@ -367,6 +372,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 channels,
                 told: notify.borrow().told(),
                 admin,
+                log_filter: log::changed(),
             });
             match trial.show(&state, &descriptors).await {
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),

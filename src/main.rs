@@ -108,7 +108,8 @@ fn logged(
 /// Keeps apps.
 fn keep(options: &cli::Daemon) -> Result<ExitCode, (String, u8)> {
     let home = cli::home().map_err(|error| (format!("{error:#}"), USAGE))?;
-    router::manager::run(home, options.resurrect).map_err(|error| (error.to_string(), FAILURE))
+    router::manager::run(home, options.resurrect, log::change)
+        .map_err(|error| (error.to_string(), FAILURE))
 }
 
 /// Runs the daemon; or says why not, and with which exit code.

@@ -235,6 +235,7 @@ impl Listeners {
 
     /// A worker asks to listen: opens the place if it is new, and says what to answer.
     pub fn listen(&mut self, worker: WorkerId, request: &QueryServer) -> Answer {
+        tracing::debug!(%worker, address = ?request.address, port = request.port, "asks to listen");
         let answer = match request.address_type {
             AddressType::Udp4 | AddressType::Udp6 => self.bind_udp(request),
             AddressType::Other => Err(Errno::EINVAL.into()),
@@ -487,6 +488,7 @@ impl Listeners {
 
     fn close(&mut self, id: ListenerId) {
         let Some(mut place) = self.places.remove(&id) else { return };
+        tracing::debug!(address = ?place.address, path = ?place.path, "closed");
         self.by_key.retain(|_, listener| *listener != id);
         place.remove_file();
         for shard in 0..self.shared.mailboxes.len() {

@@ -1,7 +1,7 @@
 //! The router's own log: how it looks, and how much it says, which can be changed while it runs.
 
 use std::io::{self, IsTerminal};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -13,6 +13,9 @@ use crate::supervisor::output::{self, LogWriter};
 type Change = dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync;
 
 static CHANGE: OnceLock<Box<Change>> = OnceLock::new();
+
+/// What it was changed to last.
+static CHANGED: Mutex<Option<String>> = Mutex::new(None);
 
 /// Starts it, on stderr or in the log file, by way of the thread that also prints the workers' lines.
 /// Once in a process.
@@ -58,6 +61,13 @@ pub fn change(filter: &str) -> Result<(), String> {
     let parsed = EnvFilter::builder().parse(filter).map_err(|_| wrong())?;
     let change = CHANGE.get().ok_or("the log has not started")?;
     change(parsed)?;
+    *CHANGED.lock().unwrap_or_else(PoisonError::into_inner) = Some(filter.to_owned());
     tracing::info!(filter, "log level changed");
     Ok(())
+}
+
+/// What it was changed to, if it was: for the program that goes on in this process's place.
+#[must_use]
+pub fn changed() -> Option<String> {
+    CHANGED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }

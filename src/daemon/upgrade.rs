@@ -84,6 +84,9 @@ pub struct State {
     /// The admin address and its sockets.
     #[serde(default)]
     pub admin: Option<(Address, Vec<Place>)>,
+    /// What the log was told to say, in place of what the settings say.
+    #[serde(default)]
+    pub log_filter: Option<String>,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.

@@ -47,6 +47,9 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 /// How long what was said may take to be written before another program takes over.
 const FLUSH: Duration = Duration::from_millis(300);
 
+/// What a log says that was told nothing else, of the environment.
+const LOG_FILTER: &str = "RUST_LOG";
+
 /// The most workers of one app.
 const WORKERS_MAX: u16 = crate::config::WORKERS_MAX;
 
@@ -83,11 +86,14 @@ pub enum ManagerError {
     },
 }
 
+/// Changes what this process's log says, as in `RUST_LOG`; or says what is wrong with that.
+pub type ChangeLog = fn(&str) -> Result<(), String>;
+
 /// Keeps apps until it is told to end.
 ///
 /// # Errors
 /// It could not start.
-pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
+pub fn run(home: Home, resurrect: bool, change_log: ChangeLog) -> Result<ExitCode, ManagerError> {
     home.make()?;
     let system = |what: &str| {
         let what = what.to_owned();
@@ -112,6 +118,8 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
         program: program.clone(),
         apps: RefCell::default(),
         next: Cell::new(0),
+        change_log,
+        log_filter: RefCell::default(),
         ending: Cell::new(None),
         ends: Notify::new(),
     });
@@ -132,7 +140,12 @@ pub fn run(home: Home, resurrect: bool) -> Result<ExitCode, ManagerError> {
         Ending::Upgrade => {
             // Everything that is kept is written down, and the next program finds it there.
             let words: Vec<_> = std::env::args_os().filter(|word| word != "--resurrect").collect();
-            let around: Vec<_> = std::env::vars_os().collect();
+            let mut around: Vec<_> = std::env::vars_os().collect();
+            if let Some(filter) = manager.log_filter.take() {
+                // Routers have the environments of their own commands.
+                around.retain(|(name, _)| name != LOG_FILTER);
+                around.push((LOG_FILTER.into(), filter.into()));
+            }
             output::printer().flush(FLUSH);
             // One that came before the next program has its handlers would end it.
             exec::hold_signals().map_err(system("signals"))?;
@@ -164,6 +177,9 @@ struct Manager {
     apps: RefCell<Vec<Rc<App>>>,
     /// The next worker's number.
     next: Cell<u32>,
+    change_log: ChangeLog,
+    /// What this process's log was told to say last.
+    log_filter: RefCell<Option<String>>,
     /// How it is to end, once it is clear.
     ending: Cell<Option<Ending>>,
     ends: Notify,
@@ -284,6 +300,11 @@ impl Manager {
                 json(&self.pass(&targets, order).await?)
             }
             Order::LogLevel { filter, targets } => {
+                // The daemon is one of all.
+                if targets.iter().any(|target| target == "all") {
+                    (self.change_log)(&filter)?;
+                    *self.log_filter.borrow_mut() = Some(filter.clone());
+                }
                 let order = |_slots| orders::Order::LogLevel { filter: filter.clone() };
                 json(&self.pass(&targets, order).await?)
             }

@@ -435,8 +435,12 @@ impl<P: DataPlane> Supervisor<'_, P> {
             Turn::Tick => self.fleet.tick(self.now),
             // A process that is nobody's worker may close what it was given.
             Turn::Feed(_, Input::Closed) if self.forks() => return,
-            Turn::Feed(worker, input) => self.fleet.feed(worker, input, self.now),
+            Turn::Feed(worker, input) => {
+                tracing::trace!(%worker, ?input, "happened");
+                self.fleet.feed(worker, input, self.now)
+            }
             Turn::Exit(worker, exit) => {
+                tracing::debug!(%worker, ?exit, "ended");
                 self.untold.retain(|(ended, _)| *ended != worker);
                 self.fleet.feed(worker, Input::Exited(exit), self.now)
             }
@@ -661,6 +665,7 @@ impl<P: DataPlane> Supervisor<'_, P> {
 
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
+            tracing::debug!(?action, "to be done");
             match action {
                 Action::Spawn(worker) => self.spawn(worker),
                 Action::SetReady(worker, ready) => {

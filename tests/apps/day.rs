@@ -198,6 +198,34 @@ fn an_app_is_called_what_can_be_said_of_it() {
     assert!(warned.contains("[7](1) the name is a number"), "{warned}");
 }
 
+#[test]
+fn what_the_logs_say_is_changed_until_it_is_changed_again() {
+    let home = Home::new();
+    home.here.write("idle.js", "setInterval(() => {}, 1e6)");
+    home.router("start idle.js -w 1 --name q").well();
+    let log = |name: &str| std::fs::read_to_string(home.path().join(name)).unwrap();
+    let lines = |name: &str, word: &str| log(name).matches(word).count();
+    home.router("logLevel error q").well();
+    let before = lines("logs/q-router.log", " INFO ");
+    home.router("update").well();
+    home.router("reload q").well();
+    assert_eq!(lines("logs/q-router.log", " INFO "), before, "{}", log("logs/q-router.log"));
+    // The daemon is one of all.
+    assert_eq!(lines("daemon.log", "DEBUG"), 0);
+    home.router("logLevel debug").well();
+    home.router("ping").well();
+    let said = "order=\"ping\"";
+    until("the order", SOON, || (lines("daemon.log", said) > 0).then_some(()));
+    home.router("reload q").well();
+    for word in ["order=\"reload\"", "Spawn(", "Drain("] {
+        until(word, SOON, || (lines("logs/q-router.log", word) > 0).then_some(()));
+    }
+    home.router("update").well();
+    let before = lines("daemon.log", said);
+    home.router("ping").well();
+    until("the order", SOON, || (lines("daemon.log", said) > before).then_some(()));
+}
+
 /// By signal a router would have a worker that the daemon has no number for.
 #[test]
 fn how_many_workers_there_are_is_for_the_daemon_to_say() {
