@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -227,6 +228,10 @@ impl Manager {
         let mut moved = signal(SignalKind::user_defined1())?;
         // As PM2's: whoever closes the terminal does not mean the apps.
         let mut hangup = signal(SignalKind::hangup())?;
+        // Whoever means all routers by their name means this process, too.
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut more = signal(SignalKind::from_raw(Signal::SIGTTIN as i32))?;
+        let mut less = signal(SignalKind::from_raw(Signal::SIGTTOU as i32))?;
         exec::release_signals()?;
         let manager = Rc::clone(self);
         tokio::task::spawn_local(async move {
@@ -256,6 +261,14 @@ impl Manager {
                 _ = interrupt.recv() => "SIGINT",
                 _ = quit.recv() => "SIGQUIT",
                 _ = hangup.recv() => continue,
+                _ = more.recv() => continue,
+                _ = less.recv() => continue,
+                _ = upgrade.recv() => {
+                    if self.ending.get().is_none() {
+                        self.renew();
+                    }
+                    continue;
+                }
                 _ = moved.recv() => {
                     self.reopen_logs();
                     continue;
@@ -316,8 +329,7 @@ impl Manager {
             Order::Resurrect => json(&self.resurrect().await?),
             Order::Update => json(&self.update().await),
             Order::Renew => {
-                self.ending.set(Some(Ending::Upgrade));
-                self.ends.notify_one();
+                self.renew();
                 // The connection ends with this program.
                 std::future::pending().await
             }
@@ -605,6 +617,12 @@ impl Manager {
             Err(error) => tracing::error!(%error, "the log file cannot be opened again"),
         }
         self.apps.borrow().iter().for_each(|app| app.reopen_logs());
+    }
+
+    /// Another program is to go on with what is kept.
+    fn renew(&self) {
+        self.ending.set(Some(Ending::Upgrade));
+        self.ends.notify_one();
     }
 
     /// Ends all apps, at the same time, and then the daemon; but not if it would leave one behind

@@ -1,7 +1,8 @@
 //! Who speaks to the daemon, and what he says.
 
-use crate::harness::process::alive;
+use crate::harness::process::{alive, signal};
 use crate::harness::{Home, SOON, TempDir, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -170,6 +171,17 @@ fn nobody_else_can_look_into_the_home() {
     }
     let command = std::fs::read(format!("/proc/{}/cmdline", home.daemon().unwrap())).unwrap();
     assert!(command.starts_with(b"router\0daemon\0"), "{}", String::from_utf8_lossy(&command));
+    // So that what is meant for all routers reaches it, and does it no harm.
+    let daemon = home.daemon().unwrap();
+    for sent in [Signal::SIGHUP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGUSR2] {
+        signal(daemon, sent);
+    }
+    // The last has it go on as another program.
+    until("the next program", SOON, || {
+        let log = std::fs::read_to_string(home.path().join("daemon.log")).unwrap();
+        (log.matches("daemon ready").count() == 2).then_some(())
+    });
+    assert!(home.router("ping").well().out.contains(&format!("process {daemon}")));
 }
 
 #[test]
