@@ -411,6 +411,10 @@ impl Client {
             }
             pause(ASK_AGAIN);
         }
+        if self.home.has_apps() {
+            print(&text)?;
+            bail!("the daemon ended before all its apps had; `router kill` once more ends them");
+        }
         print(&(text + "all apps have ended, and the daemon\n"))
     }
 
