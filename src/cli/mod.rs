@@ -5,6 +5,7 @@
 
 mod accounts;
 mod client;
+mod columns;
 mod commands;
 mod define;
 mod discover;

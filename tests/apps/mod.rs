@@ -6,5 +6,6 @@ mod fate;
 mod keys;
 mod kinds;
 mod monit;
+mod narrow;
 mod output;
 mod pm2;
