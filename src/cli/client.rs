@@ -4,12 +4,15 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, Stdio};
 use std::slice::from_ref;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -341,7 +344,10 @@ impl Client {
             return Ok(ExitCode::SUCCESS);
         }
         for turn in 1_u64.. {
-            pause(LOG_LOOK);
+            // Whoever reads may have had enough before another line comes.
+            if !is_read_for(LOG_LOOK)? {
+                break;
+            }
             if turn % LIST_EVERY == 0 {
                 // Those that came since; none when the daemon is gone.
                 tail.add(files().unwrap_or_default())?;
@@ -538,3 +544,20 @@ fn init(here: &Path) -> Result<ExitCode> {
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }
+/// Waits so long; or until nobody reads what is printed any more.
+fn is_read_for(time: Duration) -> Result<bool> {
+    let stdout = io::stdout();
+    // Asked for nothing: that the other end is closed is told in any case.
+    let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let began = Instant::now();
+    loop {
+        let left = time.saturating_sub(began.elapsed());
+        match poll(&mut watched, PollTimeout::try_from(left)?) {
+            Ok(0) => return Ok(true),
+            Ok(_) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+

@@ -211,7 +211,7 @@ pub struct Logs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// When each line was read, before it
+    /// When each line came, before it; of those from before it is not known
     #[arg(long)]
     pub timestamp: bool,
 }
