@@ -215,7 +215,10 @@ impl Client {
             }
             Command::Logs(wanted) => self.logs(wanted),
             Command::Flush(which) => self.flush(&which.targets),
-            Command::Startup(startup) => startup::install(startup),
+            Command::Startup(startup) => {
+                let home = env::var_os("ROUTER_HOME").filter(|home| !home.is_empty());
+                startup::install(startup, home.map(|home| here.join(home)).as_deref())
+            }
             Command::Unstartup(unstartup) => startup::remove(unstartup),
             Command::Daemon(_) => bail!("the daemon is no command to itself"),
         }

@@ -279,6 +279,10 @@ pub struct Completions {
 }
 
 /// The daemon itself.
+    /// For the host, not for a user: its things are in /var/lib/router, /run/router and
+    /// /var/log/router, and root's commands speak to it
+    #[arg(long, conflicts_with = "hp")]
+    pub system: bool,
 #[derive(Clone, Debug, Args)]
 pub struct Daemon {
     /// Run what was saved
@@ -296,6 +300,9 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
         &[
             "install",
             "uninstall",
+    /// That of the host
+    #[arg(long)]
+    pub system: bool,
             "module:install",
             "module:uninstall",
             "module:update",

@@ -9,3 +9,4 @@ mod monit;
 mod narrow;
 mod output;
 mod pm2;
+mod startup;
