@@ -316,7 +316,7 @@ impl Client {
             text.push_str("there is no app\n");
         }
         // Nobody waits for a second look at what has just begun.
-        text += &list::table(&self.apps_or_none()?, &list::Looked::default());
+        text += &list::table(&apps, &list::Looked::default());
         print(&text)?;
         let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -398,6 +398,14 @@ impl Client {
         print(&pids.map(|pid| format!("{pid}\n")).collect::<String>())
     }
 
+        let apps = self.apps_or_none()?;
+        for app in
+            apps.iter().filter(|app| outcomes.iter().any(|one| one.name == app.definition.name))
+        {
+            if let Some(why) = app.status.as_ref().and_then(|status| status.unopened.as_ref()) {
+                writeln!(text, "[{}] has no port: {why}", app.definition.name)?;
+            }
+        }
     fn kill(&self) -> Result<ExitCode> {
         match self.ask_for::<Value>(&Order::Kill) {
             // It may end before its answer has left.

@@ -264,7 +264,10 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         .iter()
         .map(|log| log.path.display().to_string())
         .collect();
-    let listening = app.status.as_ref().map(|status| status.listening.join("\n"));
+    let listening = app.status.as_ref().map(|status| {
+        let nowhere = status.unopened.iter().filter(|_| status.listening.is_empty());
+        status.listening.iter().chain(nowhere).map(String::as_str).collect::<Vec<_>>().join("\n")
+    });
     let listening = listening.filter(|places| !places.is_empty()).unwrap_or_else(|| "-".to_owned());
     let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for (what, value) in [
