@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
 use super::Options;
+use crate::config::nearest;
 use crate::control::apps::Scale;
 
 /// Puts Socket.IO on every core of this host: starts the Node workers of an app, hands them
@@ -19,7 +21,6 @@ use crate::control::apps::Scale;
     name = "router",
     version,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     after_help = "Every option is also an environment variable: --head-timeout is ROUTER_HEAD_TIMEOUT.\n\
         The command line goes before the environment, the environment before an ecosystem file.\n\
         A file or directory that is called like a command: ./list"
@@ -29,6 +30,25 @@ pub(super) struct CommandLine {
     pub(super) command: Option<Command>,
     #[command(flatten)]
     pub(super) options: Options,
+    #[command(flatten)]
+    meaningless: Meaningless,
+}
+
+/// PM2's options for what is not here to be switched off or hurried.
+#[derive(Clone, Debug, Args)]
+struct Meaningless {
+    #[arg(short, long, global = true, hide = true)]
+    silent: bool,
+    #[arg(long, global = true, hide = true)]
+    no_color: bool,
+    #[arg(long, global = true, hide = true)]
+    no_vizion: bool,
+    #[arg(long, global = true, hide = true)]
+    no_pmx: bool,
+    #[arg(long, global = true, hide = true)]
+    no_automation: bool,
+    #[arg(long, global = true, hide = true, value_name = "N")]
+    parallel: Option<u16>,
 }
 
 /// What the daemon is asked to do.
@@ -39,9 +59,13 @@ pub enum Command {
     /// End apps; they are remembered
     Stop(Targets),
     /// End the workers and start them again; of an ecosystem file, as it is now
+    #[command(alias = "startOrRestart")]
     Restart(Again),
     /// Replace the workers one by one without dropping a client; of an ecosystem file, as it is now
-    #[command(visible_alias = "gracefulReload", alias = "graceful-reload")]
+    #[command(
+        visible_aliases = ["gracefulReload", "startOrReload"],
+        aliases = ["graceful-reload", "startOrGracefulReload"]
+    )]
     Reload(Again),
     /// End apps and forget them
     #[command(visible_alias = "del", alias = "rm")]
@@ -115,7 +139,7 @@ pub enum Command {
 /// What is started.
 #[derive(Clone, Debug, Args)]
 pub struct Start {
-    /// What the app is, and how it is run; APP may also be the name, id or namespace of apps that
+    /// What is run, and how; of several APPs each may also be the name, id or namespace of apps that
     /// were stopped, or all
     #[command(flatten)]
     pub options: Options,
@@ -133,6 +157,9 @@ pub struct Targets {
     /// Which apps of the ecosystem file, by name
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
+    /// Those that were started with this --env, of a file whose names end in it
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
 }
 
 /// Apps that are there, or an ecosystem file's.
@@ -148,7 +175,7 @@ pub struct Again {
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
     /// From now on with the environment of this command
-    #[arg(long)]
+    #[arg(short = 'a', long)]
     pub update_env: bool,
 }
 
@@ -252,6 +279,10 @@ pub struct Startup {
     /// What the unit is called
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// For the host, not for a user: its things are in /var/lib/router, /run/router and
+    /// /var/log/router, and root's commands speak to it
+    #[arg(long, conflicts_with = "hp")]
+    pub system: bool,
     /// Print the unit, and install nothing
     #[arg(long)]
     pub print: bool,
@@ -269,6 +300,9 @@ pub struct Unstartup {
     /// What the unit is called
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// That of the host
+    #[arg(long)]
+    pub system: bool,
 }
 
 /// For a shell.
@@ -279,10 +313,6 @@ pub struct Completions {
 }
 
 /// The daemon itself.
-    /// For the host, not for a user: its things are in /var/lib/router, /run/router and
-    /// /var/log/router, and root's commands speak to it
-    #[arg(long, conflicts_with = "hp")]
-    pub system: bool,
 #[derive(Clone, Debug, Args)]
 pub struct Daemon {
     /// Run what was saved
@@ -300,13 +330,11 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
         &[
             "install",
             "uninstall",
-    /// That of the host
-    #[arg(long)]
-    pub system: bool,
             "module:install",
             "module:uninstall",
             "module:update",
             "module:generate",
+            "module:publish",
             "publish",
             "package",
         ],
@@ -330,6 +358,15 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
         &["profile:cpu", "profile:mem"],
         "run a worker with --node-args=--inspect and use Node's own profiler",
     ),
+    (&["send"], "workers have no stdin that one could write to; `router sendSignal` reaches them"),
+    (
+        &["logrotate"],
+        "logs are rotated by the router itself: --log-max-size, --log-max-age, --log-keep",
+    ),
+    (
+        &["sysmonit"],
+        "the host is for its own exporter to measure; --admin answers /metrics of the apps",
+    ),
     (&["attach"], "workers have no terminal; `router logs APP` shows what they print"),
     (&["web"], "--admin has /status as JSON, and a page"),
     (
@@ -340,6 +377,7 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
             "backward",
             "pull",
             "autoinstall",
+            "create",
             "examples",
             "slist",
             "sysinfos",
@@ -352,6 +390,77 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
 pub(super) fn left_out(word: &str) -> Option<String> {
     let (_, instead) = LEFT_OUT.iter().find(|(words, _)| words.contains(&word))?;
     Some(format!("`{word}` is a command of PM2's that router leaves out: {instead}"))
+}
+
+/// The command that a word that is none was perhaps meant for.
+pub(super) fn misspelt(word: &str) -> Option<String> {
+    // A path is none, and of one letter or two anything is a misspelling.
+    if word.len() < 3 || !word.chars().all(|c| c.is_ascii_alphabetic() || c == '-') {
+        return None;
+    }
+    let table = table();
+    let names = table
+        .get_subcommands()
+        .flat_map(|command| std::iter::once(command.get_name()).chain(command.get_all_aliases()));
+    let meant = nearest(word, names)?;
+    Some(format!(
+        "there is no file or command `{word}`; did you mean `router {meant}`? (router help)"
+    ))
+}
+
+/// PM2's options that are none here, and what to use instead.
+const OTHER_OPTIONS: &[(&[&str], &str)] = &[
+    (&["--no-daemon"], "`router app.js`, without start, runs in the foreground"),
+    (&["--attach"], "`router logs APP` shows what comes"),
+    (&["--port"], "set PORT in the environment, or `port` in the ecosystem file"),
+    (&["--log"], "name the file `log_file` in the ecosystem file; -l is --listen"),
+    (&["-p", "--pid"], "name the file `pid_file` in the ecosystem file"),
+    (&["-u", "--uid"], "`uid` of the ecosystem file says whose processes the workers are"),
+    (&["--gid"], "`gid` of the ecosystem file says of which group the workers are"),
+    (&["--filter-env"], "it is `filter_env` of the ecosystem file"),
+    (&["--watch-delay"], "it is `watch_delay` of the ecosystem file"),
+    (&["--source-map-support"], "it is `source_map_support` of the ecosystem file"),
+    (&["--disable-source-map-support"], "it is `disable_source_map_support` of the ecosystem file"),
+    (&["--no-autostart"], "it is `autostart: false` of the ecosystem file"),
+    (&["-x", "--execute-command"], "it is `exec_mode: \"fork\"` of the ecosystem file"),
+    (&["--ext"], "--ignore-watch says what is not watched"),
+    (&["--highlight"], "`router logs --raw | grep --color WORD` does it"),
+    (&["--format"], "logs has --json, --raw and --timestamp"),
+    (&["--sort", "-m", "--mini-list"], "`router jlist` is the list for other programs"),
+    (
+        &["--trace", "--v8", "--event-loop-inspector", "--deep-monitoring"],
+        "--admin answers /metrics, with each worker's event-loop delay",
+    ),
+];
+
+/// What to tell somebody who gives this command an option that it has not.
+pub(super) fn other_option(command: &str, error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let option = given.split(['=', ' ']).next().unwrap_or_default();
+    if let Some((_, instead)) = OTHER_OPTIONS.iter().find(|(options, _)| options.contains(&option))
+    {
+        return Some(format!("{option} is an option of PM2's that router leaves out: {instead}"));
+    }
+    let table = table();
+    let again = table.find_subcommand(command).map(clap::Command::get_name);
+    let of_start = table.find_subcommand("start").is_some_and(|start| {
+        start.get_arguments().any(|argument| {
+            let longs = argument.get_long_and_visible_aliases().unwrap_or_default();
+            let shorts = argument.get_short_and_visible_aliases().unwrap_or_default();
+            longs.iter().any(|long| option == format!("--{long}"))
+                || shorts.iter().any(|short| option == format!("-{short}"))
+        })
+    });
+    (["restart", "reload"].contains(&again?) && of_start).then(|| {
+        format!(
+            "{command} leaves an app as it is defined, and {option} is an option of start: write it \
+             into the ecosystem file and `router reload FILE`, or define the app anew with `router \
+             start SCRIPT {option} … --force`; `router scale APP N` changes the number of workers"
+        )
+    })
 }
 
 /// `3`, `+1`, `-1`.
@@ -418,6 +527,13 @@ mod tests {
             "prettylist",
             "jlist",
             "gracefulReload all",
+            "startOrReload a.config.js",
+            "startOrRestart a.config.js --env production",
+            "startOrGracefulReload a.config.js",
+            "start a b -k 3000 --cron @daily",
+            "start a -c @daily --interpreter-args=-x -s --no-pmx --no-vizion --parallel 2",
+            "restart a -a",
+            "ls --silent",
             "ecosystem",
             "init",
             "kill",
@@ -471,10 +587,34 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_said_in_a_line() {
-        for word in ["deploy", "install", "link", "plus", "serve", "report", "trigger"] {
+        for word in [
+            "deploy",
+            "install",
+            "link",
+            "plus",
+            "serve",
+            "report",
+            "trigger",
+            "send",
+            "sysmonit",
+            "logrotate",
+            "create",
+            "module:publish",
+        ] {
             let told = left_out(word).expect(word);
             assert!(told.contains(word) && told.lines().count() == 1, "{told}");
         }
         assert_eq!(left_out("app.js"), None);
+    }
+
+    #[test]
+    fn a_misspelt_command_is_known_again() {
+        for (word, command) in [("lst", "list"), ("restrat", "restart"), ("stpo", "stop")] {
+            let told = misspelt(word).expect(word);
+            assert!(told.contains(&format!("`router {command}`")), "{told}");
+        }
+        for word in ["a", "app.js", "server", "list/x"] {
+            assert_eq!(misspelt(word), None, "{word}");
+        }
     }
 }

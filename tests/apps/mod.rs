@@ -3,10 +3,13 @@
 mod control;
 mod day;
 mod fate;
+mod files;
+mod forms;
 mod keys;
 mod kinds;
 mod monit;
 mod narrow;
 mod output;
+mod own;
 mod pm2;
 mod startup;
