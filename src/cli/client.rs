@@ -22,7 +22,7 @@ use super::define::{self, Context};
 use super::discover::{discover, is_ecosystem};
 use super::list::Found;
 use super::logs::{self, Log, Tail};
-use super::{list, monit, print, print_some, startup};
+use super::{environment, list, monit, print, print_some, startup};
 use crate::config::nearest;
 use crate::config::service::DIRECTORIES;
 use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong, Source};
@@ -126,13 +126,19 @@ impl Client {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Jlist => print(&list::json(&self.apps_or_none()?, false)?),
-            Command::Prettylist => print(&list::json(&self.apps_or_none()?, true)?),
+            Command::Jlist | Command::Prettylist => {
+                let (apps, looked) = self.look_twice(self.apps_or_none()?)?;
+                let pretty = matches!(command, Command::Prettylist);
+                print(&list::json(&apps, &looked, pretty)?)
+            }
             Command::Env(target) => {
                 let apps = self.apps_or_none()?;
                 let mut text = String::new();
                 for found in list::find(&apps, from_ref(&target.target))? {
-                    for (name, value) in &found.app.definition.environment {
+                    let definition = &found.app.definition;
+                    let described = environment::described(definition)?;
+                    let slot = found.slots().first().copied().unwrap_or_default();
+                    for (name, value) in environment::of(definition, described.as_ref(), slot) {
                         writeln!(text, "{name}: {value}")?;
                     }
                 }

@@ -9,6 +9,7 @@ use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, 
 use serde_json::{Value, json};
 
 use super::columns::{self, Column};
+use super::environment;
 use super::logs;
 use crate::control::apps::{AppState, RouterState};
 use crate::control::targets::{Known, Meant, meant};
@@ -122,6 +123,12 @@ impl<'a> Found<'a> {
     /// All of it.
     pub(super) const fn whole(app: &'a AppState) -> Self {
         Self { app, slots: None }
+    }
+
+    /// The slots that are meant.
+    pub(super) fn slots(&self) -> Vec<u16> {
+        let slots = (0_u16..).take(self.app.ids.len());
+        slots.filter(|slot| self.has(*slot)).collect()
     }
 
     /// The workers' numbers.
@@ -335,13 +342,15 @@ pub(super) fn size(bytes: u64) -> String {
 /// The list as JSON, with PM2's names.
 ///
 /// # Errors
-/// None that can be met: it is a value already.
-pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
+/// An app was described to another version of router.
+pub(super) fn json(apps: &[AppState], looked: &Looked, pretty: bool) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let looked = Looked::default();
     let mut list = Vec::new();
     for app in apps {
         let definition = &app.definition;
+        let described = environment::described(definition)?;
+        let no_restart = definition.options.iter().any(|option| option == "--no-autorestart");
+        let autorestart = described.as_ref().and_then(|app| app.autorestart);
         for Row { id, status, worker } in rows(app) {
             let busy = if worker.process.pid > 0 { looked.busy(&worker) } else { 0.0 };
             let mut env = json!({
@@ -358,7 +367,8 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
                 "instances": app.ids.len(),
                 "restart_time": worker.restarts,
                 "created_at": app.created * 1000,
-                "env": definition.environment,
+                "autorestart": autorestart.unwrap_or(true) && !no_restart,
+                "env": environment::of(definition, described.as_ref(), worker.slot),
             });
             if let Value::Object(env) = &mut env {
                 env.insert(definition.instance_var.clone(), json!(worker.slot));

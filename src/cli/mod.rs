@@ -9,6 +9,7 @@ mod columns;
 mod commands;
 mod define;
 mod discover;
+mod environment;
 mod evaluate;
 mod given;
 mod install;
