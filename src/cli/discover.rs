@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
-use super::commands::left_out;
+use super::elsewhere::left_out;
 use super::evaluate::is_yaml;
 use super::languages::{is_foreign, is_program};
 

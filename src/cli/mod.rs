@@ -9,6 +9,7 @@ mod columns;
 mod commands;
 mod define;
 mod discover;
+mod elsewhere;
 mod environment;
 mod evaluate;
 mod given;
@@ -71,8 +72,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         let first = words.get(1).and_then(|word| word.to_str());
         let told = first
             .filter(|word| !word.starts_with('-') && !Path::new(word).exists())
-            .and_then(|word| commands::left_out(word).or_else(|| commands::misspelt(word)))
-            .or_else(|| commands::other_option(first.unwrap_or_default(), &error));
+            .and_then(|word| elsewhere::left_out(word).or_else(|| elsewhere::misspelt(word)))
+            .or_else(|| elsewhere::other_option(first.unwrap_or_default(), &error));
         match told {
             Some(told) if error.use_stderr() => {
                 clap::Error::raw(clap::error::ErrorKind::InvalidSubcommand, told + "\n")
@@ -186,7 +187,7 @@ fn only_app<'a>(options: &'a Options, here: &Path) -> Result<Option<&'a Path>> {
         && !here.join(first).exists()
         && let Some(told) = first
             .to_str()
-            .and_then(|word| commands::left_out(word).or_else(|| commands::misspelt(word)))
+            .and_then(|word| elsewhere::left_out(word).or_else(|| elsewhere::misspelt(word)))
     {
         bail!("{told}");
     }
