@@ -1,6 +1,6 @@
 //! The forms in which PM2 takes its arguments, and words that are none.
 
-use crate::harness::{Home, Said};
+use crate::harness::Home;
 
 /// Three files and nothing in the list.
 fn home() -> Home {
@@ -18,11 +18,6 @@ fn home() -> Home {
         ]",
     );
     home
-}
-
-/// What the foreground says of words that it cannot run.
-fn in_foreground(home: &Home, line: &str) -> Said {
-    home.router(line)
 }
 
 #[test]
@@ -82,9 +77,9 @@ fn a_word_that_is_no_command_is_answered_with_the_nearest() {
         ("lgos --nostream", "logs"),
         ("stpo a", "stop"),
     ] {
-        in_foreground(&home, line).fails(&[&format!("did you mean `router {near}`?")]);
+        home.router(line).fails(&[&format!("did you mean `router {near}`?")]);
     }
-    in_foreground(&home, "a.js b.js").fails(&["one app is run", "router start a.js b.js"]);
+    home.router("a.js b.js").fails(&["one app is run", "router start a.js b.js"]);
     assert!(home.router("help").well().out.contains("Commands:"));
     assert!(home.router("help scale").well().out.contains("N|+N|-N"));
 }

@@ -37,7 +37,7 @@ fn the_list_leaves_columns_out_and_cuts_only_names() {
     let pids = home.pids(LONG);
     for (width, there, left_out) in [
         (132, &["namespace", "mode", "uptime", "sessions", "lag"][..], &[][..]),
-        (80, &["uptime", "cpu", "mem", "sessions"], &["namespace"]),
+        (80, &["uptime", "cpu", "mem"], &["namespace", "sessions"]),
         (60, &["cpu"], &["namespace", "mode", "lag", "sessions"]),
         (40, &[], &["mem", "uptime"]),
     ] {

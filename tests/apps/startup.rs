@@ -1,6 +1,7 @@
 //! `startup` and `unstartup`, with a systemctl that writes down what it is asked; and what is saved.
 
-use crate::harness::{Home, Said};
+use crate::harness::Home;
+use crate::harness::home::Said;
 use nix::unistd::geteuid;
 use std::fs;
 

@@ -32,7 +32,7 @@ const LOG_LEAST: u16 = 3;
 /// The keys; where there is no room for all of them, those that cannot be guessed.
 const KEYS: [&str; 2] = [
     "↑↓ choose  r reload  R restart  s stop/start  + - scale  space hold  q leave",
-    "↑↓  r reload  s stop  + - scale  q leave",
+    "r reload  s stop  + - scale  q leave",
 ];
 
 /// The columns of the table, how wide they are, and which go first where the terminal is narrow. What
