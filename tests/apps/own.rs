@@ -47,7 +47,7 @@ fn each_app_of_a_file_has_its_own_addresses_and_metrics() {
     assert_eq!(app_at(moved), "api");
     assert_eq!(home.app_router("api"), router);
     // The command line goes before the file.
-    let line = format!("restart ecosystem.config.js --only chat");
+    let line = "restart ecosystem.config.js --only chat";
     home.give(
         home.command().args(line.split(' ')).env("ROUTER_ADMIN", format!("127.0.0.1:{chat_admin}")),
     )
