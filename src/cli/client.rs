@@ -614,6 +614,9 @@ fn as_defined(names: &[String], start: &commands::Start, listed: &[AppState]) ->
     given.extend((!options.app_args.is_empty()).then(|| "--".to_owned()));
     let Some(first) = given.first() else { return Ok(()) };
     let name = names.join(" ");
+    if options.env.is_some() || options.only.is_some() {
+        bail!("--env and --only choose from an ecosystem file; {name} is in the list already");
+    }
     if given.iter().all(|word| word.starts_with("--workers=")) {
         bail!(
             "{name} starts with the workers it has: `router scale {name} N` changes their number"

@@ -82,9 +82,13 @@ pub(super) fn misspelt(word: &str) -> Option<String> {
         return None;
     }
     let table = table();
-    let names = table
+    let names: Vec<&str> = table
         .get_subcommands()
-        .flat_map(|command| std::iter::once(command.get_name()).chain(command.get_all_aliases()));
+        .flat_map(|command| std::iter::once(command.get_name()).chain(command.get_all_aliases()))
+        .collect();
+    if names.contains(&word) {
+        return None;
+    }
     let meant = nearest(word, names)?;
     Some(format!(
         "there is no file or command `{word}`; did you mean `router {meant}`? (router help)"
@@ -178,7 +182,7 @@ mod tests {
             let told = misspelt(word).expect(word);
             assert!(told.contains(&format!("`router {command}`")), "{told}");
         }
-        for word in ["a", "app.js", "server", "list/x"] {
+        for word in ["a", "app.js", "server", "list/x", "start"] {
             assert_eq!(misspelt(word), None, "{word}");
         }
     }

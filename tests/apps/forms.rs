@@ -34,8 +34,8 @@ fn several_are_started_and_what_would_be_dropped_is_refused() {
     home.router("stop a").well();
     home.router("start a -w 3").fails(&["router scale a N"]);
     home.router("start a --time").fails(&["--time", "would change nothing", "--force", "a.js"]);
-    home.router("start a --env night").fails(&["--env=night", "would change nothing"]);
-    home.router("start a --only x").fails(&["--only=x"]);
+    home.router("start a --env night").fails(&["--env and --only", "ecosystem file"]);
+    home.router("start a --only x").fails(&["--env and --only", "ecosystem file"]);
     assert_eq!(home.rows(), ["a 0 stopped", "b 1 online"]);
 
     // An app of two workers is found by the id of one.
