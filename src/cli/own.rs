@@ -46,7 +46,7 @@ pub(super) fn under(options: &Options, keys: &BTreeMap<String, Vec<String>>) -> 
         let alone = alone
             .try_get_matches_from(std::iter::once("router").chain(said.iter().map(String::as_str)));
         if let Err(error) = alone {
-            bail!("`{key}` is {}; it must be {}", values.join(","), wanted(&error));
+            bail!("`{key}`{}", problem(&values.join(","), &error));
         }
         if !options.given.says(&long) {
             words.extend(said.into_iter().map(OsString::from));
@@ -97,15 +97,15 @@ fn said(key: &str, option: &Arg, values: &[String]) -> Result<Vec<String>> {
     })
 }
 
-/// What would do, in clap's words or in those of the one who read the value.
-fn wanted(error: &clap::Error) -> String {
+/// What is wrong, in the words of the one who read the value, or with what would do.
+fn problem(value: &str, error: &clap::Error) -> String {
     if let Some(ContextValue::Strings(known)) = error.get(ContextKind::ValidValue)
         && !known.is_empty()
     {
-        return known.join(", ");
+        return format!(" is {value}; it must be {}", known.join(", "));
     }
-    let source = error.source().map(ToString::to_string);
-    source.unwrap_or_else(|| "a value as --help tells it".to_owned())
+    let source = error.source().map(|source| format!(": {source}"));
+    source.unwrap_or_else(|| format!(" is {value}; see --help for what it must be"))
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ fn a_wrong_value_of_an_option_names_file_app_and_key() {
     home.here.write("a.js", "setInterval(() => {}, 1e6)");
     for (key, words) in [
         ("balance: 'best'", &["`balance` is best", "least-connection"][..]),
-        ("drain_timeout: 'soon'", &["`drain_timeout` is soon"]),
+        ("drain_timeout: 'soon'", &["`drain_timeout`: `soon` is no duration"]),
         ("no_preload: 'no'", &["`no_preload` is no", "true or false"]),
         ("listen: 'nowhere'", &["nowhere", "has no port"]),
         ("admin: ['a', 'b']", &["`admin` is a,b", "one value"]),
