@@ -18,9 +18,9 @@ fn each_app_of_a_file_has_its_own_addresses_and_metrics() {
     let steady = steady.display();
     let file = format!(
         "module.exports = [
-            {{ name: 'chat', script: '{steady}', listen: '127.0.0.1:{chat}', balance: 'round-robin',
+            {{ name: 'chat', script: '{steady}', port: 1, listen: '127.0.0.1:{chat}', balance: 'round-robin',
                admin: '127.0.0.1:{chat_admin}', drain_timeout: 2, no_install: true }},
-            {{ name: 'api', script: '{steady}', listen: ['127.0.0.1:{api}'], sticky: 'ip',
+            {{ name: 'api', script: '{steady}', port: 1, listen: ['127.0.0.1:{api}'], sticky: 'ip',
                admin: '127.0.0.1:{api_admin}' }},
         ]"
     );
