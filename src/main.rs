@@ -67,12 +67,10 @@ fn main() -> ExitCode {
             let log_file = options.log_file.as_deref().map(|path| (path, rotation));
             logged(LogFormat::Pretty, Verbosity::Normal, log_file, || keep(options))
         }
-        Invocation::Command(command, given) => {
-            logged(LogFormat::Pretty, Verbosity::Normal, None, || {
-                cli::run(command, given, sys::cpu::usable_cores())
-                    .map_err(|error| (format!("{error:#}"), FAILURE))
-            })
-        }
+        Invocation::Command(command) => logged(LogFormat::Pretty, Verbosity::Normal, None, || {
+            cli::run(command, sys::cpu::usable_cores())
+                .map_err(|error| (format!("{error:#}"), FAILURE))
+        }),
     };
     logs::flush(FLUSH);
     printer().flush(FLUSH);

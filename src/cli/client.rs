@@ -5,6 +5,7 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, Stdio};
@@ -12,17 +13,21 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::commands::{self, Command};
 use super::define::{self, Context};
+use super::discover::{discover, is_ecosystem};
 use super::list::Found;
 use super::logs::{self, Log, Tail};
-use super::{discover, list, monit, print, print_some, startup};
+use super::{environment, list, monit, print, print_some, startup};
+use crate::config::nearest;
 use crate::config::service::DIRECTORIES;
-use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong};
+use crate::control::apps::{Action, Anew, AppState, Definition, Order, Outcome, Pong, Source};
 use crate::control::home::Home;
 use crate::control::protocol::AskError;
 use crate::control::socket::{self, SILENCE_MAX};
@@ -77,11 +82,11 @@ pub fn home() -> Result<Home> {
     Ok(Home::at(user.join(".router")))
 }
 
-/// Carries a command out, on a host with this many usable cores. `given` are the options of `start`.
+/// Carries a command out, on a host with this many usable cores.
 ///
 /// # Errors
 /// What was wrong, for a person.
-pub fn run(command: &Command, given: &[String], cores: usize) -> Result<ExitCode> {
+pub fn run(command: &Command, cores: usize) -> Result<ExitCode> {
     let home = home()?;
     home.check("").map_err(|error| anyhow!(error))?;
     let client = Client {
@@ -89,7 +94,7 @@ pub fn run(command: &Command, given: &[String], cores: usize) -> Result<ExitCode
         cores,
         tokio: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
-    client.carry_out(command, given)
+    client.carry_out(command)
 }
 
 struct Client {
@@ -99,22 +104,22 @@ struct Client {
 }
 
 impl Client {
-    fn carry_out(&self, command: &Command, given: &[String]) -> Result<ExitCode> {
+    fn carry_out(&self, command: &Command) -> Result<ExitCode> {
         let here = env::current_dir().context("the current directory is gone")?;
         match command {
-            Command::Start(start) => self.start(start, given, &here),
+            Command::Start(start) => self.start(start, &here),
             Command::Stop(to) => {
-                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                let targets = self.targets(to, &here)?;
                 self.act(Action::Stop, targets, false)
             }
             Command::Delete(to) => {
-                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                let targets = self.targets(to, &here)?;
                 self.act(Action::Delete, targets, false)
             }
             Command::Restart(again) => self.again(again, Action::Restart, &here),
             Command::Reload(again) => self.again(again, Action::Reload, &here),
             Command::Scale(scale) => {
-                let order = Order::Scale { target: scale.target.clone(), to: scale.to };
+                let order = Order::Scale { target: self.one(&scale.target)?, to: scale.to };
                 let outcomes: Vec<Outcome> = self.ask(&order)?;
                 self.tell(&outcomes, "scaled")
             }
@@ -129,13 +134,19 @@ impl Client {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Jlist => print(&list::json(&self.apps_or_none()?, false)?),
-            Command::Prettylist => print(&list::json(&self.apps_or_none()?, true)?),
+            Command::Jlist | Command::Prettylist => {
+                let (apps, looked) = self.look_twice(self.apps_or_none()?)?;
+                let pretty = matches!(command, Command::Prettylist);
+                print(&list::json(&apps, &looked, pretty)?)
+            }
             Command::Env(target) => {
                 let apps = self.apps_or_none()?;
                 let mut text = String::new();
                 for found in list::find(&apps, from_ref(&target.target))? {
-                    for (name, value) in &found.app.definition.environment {
+                    let definition = &found.app.definition;
+                    let described = environment::described(definition)?;
+                    let slot = found.slots().first().copied().unwrap_or_default();
+                    for (name, value) in environment::of(definition, described.as_ref(), slot) {
                         writeln!(text, "{name}: {value}")?;
                     }
                 }
@@ -155,7 +166,7 @@ impl Client {
                 self.tell(&outcomes, &format!("sent {}", send.signal.as_str()))
             }
             Command::Reset(to) => {
-                let targets = targets(&to.targets, to.only.as_deref(), &here)?;
+                let targets = self.targets(to, &here)?;
                 let outcomes: Vec<Outcome> = self.ask(&Order::Reset { targets })?;
                 self.tell(&outcomes, "reset")
             }
@@ -218,34 +229,62 @@ impl Client {
             }
             Command::Logs(wanted) => self.logs(wanted),
             Command::Flush(which) => self.flush(&which.targets),
-            Command::Startup(startup) => startup::install(startup),
+            Command::Startup(startup) => {
+                let home = env::var_os("ROUTER_HOME").filter(|home| !home.is_empty());
+                startup::install(startup, home.map(|home| here.join(home)).as_deref())
+            }
             Command::Unstartup(unstartup) => startup::remove(unstartup),
             Command::Daemon(_) => bail!("the daemon is no command to itself"),
         }
     }
 
-    fn start(&self, start: &commands::Start, given: &[String], here: &Path) -> Result<ExitCode> {
+    fn start(&self, start: &commands::Start, here: &Path) -> Result<ExitCode> {
+        let options = &start.options;
         // `router start chat`: an app that is there, unless a file is called so.
-        if let Some(app) = &start.options.app
-            && !here.join(app).exists()
-            && let Some(name) = app.to_str()
-            && self.knows(name)?
-        {
-            return self.act(Action::Start, vec![name.to_owned()], false);
+        let (files, words): (Vec<PathBuf>, Vec<PathBuf>) =
+            options.apps.iter().cloned().partition(|app| here.join(app).exists());
+        let listed = if words.is_empty() { Vec::new() } else { self.apps_or_none()? };
+        let mut names = Vec::new();
+        for word in words {
+            let name = word.to_string_lossy().into_owned();
+            if list::find(&listed, from_ref(&name)).is_err() {
+                // Says what was looked for.
+                discover(Some(&word), here).map_err(|error| {
+                    let known = listed.iter().map(|app| app.definition.name.as_str());
+                    let near = nearest(&name, known);
+                    let near = near.map(|near| format!(". Or did you mean the app {near}?"));
+                    anyhow!("{error}{}", near.unwrap_or_default())
+                })?;
+            }
+            names.push(name);
         }
-        let apps = self.define_all(&start.options, given, here)?;
-        let of_a_file = matches!(
-            apps.first().map(|app| &app.app),
-            Some(crate::control::apps::Source::Described(_))
-        );
-        let anew = if start.force || of_a_file { Anew::Restart } else { Anew::Refuse };
-        self.run_apps(apps, anew, "started")
+        if !names.is_empty() {
+            as_defined(&names, start, &listed)?;
+        }
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        if names.is_empty() || !files.is_empty() {
+            let apps = self.define_all(options, &files, here)?;
+            let of_a_file = |app: &Definition| matches!(app.app, Source::Described(_));
+            let (described, scripts): (Vec<_>, Vec<_>) = apps.into_iter().partition(of_a_file);
+            let anew = if start.force { Anew::Restart } else { Anew::Refuse };
+            for (apps, anew) in [(scripts, anew), (described, Anew::Restart)] {
+                if !apps.is_empty() {
+                    outcomes.extend(self.ask_started::<Vec<_>>(&Order::Run { apps, anew })?);
+                }
+            }
+        }
+        if !names.is_empty() {
+            let (action, environment) = (Action::Start, None);
+            let order = Order::Act { action, targets: names, environment };
+            outcomes.extend(self.ask::<Vec<_>>(&order)?);
+        }
+        self.tell(&outcomes, "started")
     }
 
     fn define_all(
         &self,
         options: &super::Options,
-        given: &[String],
+        apps: &[PathBuf],
         here: &Path,
     ) -> Result<Vec<Definition>> {
         let environment = define::environment();
@@ -256,22 +295,72 @@ impl Client {
             environment: &environment,
             home: &self.home,
         };
-        define::define(options, given, context)
+        define::define(options, apps, context)
+    }
+
+    /// The name of the one app that is meant.
+    fn one(&self, target: &str) -> Result<String> {
+        let apps: Vec<AppState> = self.ask(&Order::List)?;
+        let found = list::find(&apps, &[target.to_owned()])?;
+        let names: Vec<&str> =
+            found.iter().map(|found| found.app.definition.name.as_str()).collect();
+        match names.as_slice() {
+            [name] => Ok((*name).to_owned()),
+            _ => bail!("`{target}` means {} apps ({}); name one", names.len(), names.join(", ")),
+        }
+    }
+
+    /// Those that were named, or that are in the files that were; of these, those that are in the list.
+    fn targets(&self, to: &commands::Targets, here: &Path) -> Result<Vec<String>> {
+        let mut targets = Vec::new();
+        let mut of_a_file = false;
+        for word in &to.targets {
+            let Some(file) = ecosystem(word, here) else {
+                targets.push(word.clone());
+                continue;
+            };
+            of_a_file = true;
+            let apps = self.apps_or_none()?;
+            let there = |name: &String| apps.iter().any(|app| app.definition.name == *name);
+            let names = define::names(&file, to.only.as_deref(), to.env.as_deref())?;
+            let (found, missing): (Vec<_>, Vec<_>) =
+                names.into_iter().partition(|names| names.iter().any(there));
+            let missing: Vec<String> = missing.iter().map(|names| names.join(" or ")).collect();
+            if found.is_empty() {
+                bail!(
+                    "no app of {} is in the list: {} (router list shows which are)",
+                    file.display(),
+                    missing.join(", ")
+                );
+            }
+            if !missing.is_empty() {
+                print(&format!("not in the list: {}\n", missing.join(", ")))?;
+            }
+            targets.extend(found.into_iter().flatten().filter(there));
+        }
+        if !of_a_file && (to.only.is_some() || to.env.is_some()) {
+            bail!("--only and --env choose from an ecosystem file, and none is named");
+        }
+        Ok(targets)
     }
 
     /// Restarts or reloads.
     fn again(&self, again: &commands::Again, action: Action, here: &Path) -> Result<ExitCode> {
-        if let Some(file) = ecosystem(&again.targets, here) {
+        let file = again.targets.iter().find_map(|word| ecosystem(word, here));
+        if let Some(file) = file {
+            if again.targets.len() > 1 {
+                bail!("{} is a file: name it alone, or the apps by their names", file.display());
+            }
             // As it is defined now.
             let mut words = vec!["router".into(), "start".into(), file.into_os_string()];
             for (option, value) in [("--only", &again.only), ("--env", &again.env)] {
                 words.extend(value.iter().map(|value| format!("{option}={value}").into()));
             }
-            let super::Invocation::Command(command, given) = super::parse(words)? else {
+            let super::Invocation::Command(command) = super::parse(words)? else {
                 bail!("no app is meant");
             };
             let Command::Start(start) = &*command else { bail!("no app is meant") };
-            let apps = self.define_all(&start.options, &given, here)?;
+            let apps = self.define_all(&start.options, &start.options.apps, here)?;
             return match action {
                 Action::Reload => self.run_apps(apps, Anew::Reload, "reloaded"),
                 _ => self.run_apps(apps, Anew::Restart, "restarted"),
@@ -308,8 +397,16 @@ impl Client {
         if outcomes.is_empty() {
             text.push_str("there is no app\n");
         }
+        let apps = self.apps_or_none()?;
+        for app in
+            apps.iter().filter(|app| outcomes.iter().any(|one| one.name == app.definition.name))
+        {
+            if let Some(why) = app.status.as_ref().and_then(|status| status.unopened.as_ref()) {
+                writeln!(text, "[{}] has no port: {why}", app.definition.name)?;
+            }
+        }
         // Nobody waits for a second look at what has just begun.
-        text += &list::table(&self.apps_or_none()?, &list::Looked::default());
+        text += &list::table(&apps, &list::Looked::default());
         print(&text)?;
         Ok(if failed(outcomes) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
@@ -339,7 +436,10 @@ impl Client {
             return Ok(ExitCode::SUCCESS);
         }
         for turn in 1_u64.. {
-            pause(LOG_LOOK);
+            // Whoever reads may have had enough before another line comes.
+            if !is_read_for(LOG_LOOK)? {
+                break;
+            }
             if turn % LIST_EVERY == 0 {
                 // Those that came since; none when the daemon is gone.
                 tail.add(files().unwrap_or_default())?;
@@ -416,12 +516,6 @@ impl Client {
             bail!("the daemon ended before all its apps had; `router kill` once more ends them");
         }
         print(&(text + "all apps have ended, and the daemon\n"))
-    }
-
-    /// Whether the daemon keeps something of this name.
-    fn knows(&self, name: &str) -> Result<bool> {
-        let apps = self.apps_or_none()?;
-        Ok(list::find(&apps, &[name.to_owned()]).is_ok())
     }
 
     /// All apps; none when there is no daemon, and nothing that one would keep.
@@ -619,20 +713,43 @@ fn failed(outcomes: &[Outcome]) -> bool {
     outcomes.iter().any(|outcome| outcome.error.is_some())
 }
 
-/// The ecosystem file, if one is named instead of apps.
-fn ecosystem(targets: &[String], here: &Path) -> Option<PathBuf> {
-    let [only] = targets else { return None };
-    let file = here.join(only);
-    (file.is_file() && discover::is_ecosystem(&file)).then_some(file)
+/// The ecosystem file, if this is one and no app.
+fn ecosystem(word: &str, here: &Path) -> Option<PathBuf> {
+    let file = here.join(word);
+    (file.is_file() && is_ecosystem(&file)).then_some(file)
 }
 
-/// Those that were named, or that are in the file that was.
-fn targets(given: &[String], only: Option<&str>, here: &Path) -> Result<Vec<String>> {
-    match ecosystem(given, here) {
-        Some(file) => define::names(&file, only),
-        None if only.is_some() => bail!("--only chooses from an ecosystem file, and none is named"),
-        None => Ok(given.to_vec()),
+/// Apps that are there start as they were defined: what else is asked for is refused.
+fn as_defined(names: &[String], start: &commands::Start, listed: &[AppState]) -> Result<()> {
+    let options = &start.options;
+    let mut given = options.given.words.clone();
+    given.extend(start.force.then(|| "--force".to_owned()));
+    given.extend((!options.app_args.is_empty()).then(|| "--".to_owned()));
+    let Some(first) = given.first() else { return Ok(()) };
+    let name = names.join(" ");
+    if options.env.is_some() || options.only.is_some() {
+        bail!("--env and --only choose from an ecosystem file; {name} is in the list already");
     }
+    if given.iter().all(|word| word.starts_with("--workers=")) {
+        bail!(
+            "{name} starts with the workers it has: `router scale {name} N` changes their number"
+        );
+    }
+    let found = list::find(listed, names)?;
+    let anew = found.first().map(|found| match &found.app.definition.app {
+        Source::Path(_) => format!(
+            "router start {} --name {} {first} --force",
+            found.app.definition.script.display(),
+            found.app.definition.name
+        ),
+        Source::Described(_) => "change its ecosystem file, and router reload FILE".to_owned(),
+    });
+    bail!(
+        "{name} is in the list and starts as it was defined: {} would change nothing. To define it \
+         anew: {}",
+        given.join(" "),
+        anew.unwrap_or_default()
+    )
 }
 
 fn or_all(targets: &[String]) -> Vec<String> {
@@ -645,6 +762,23 @@ fn init(here: &Path) -> Result<ExitCode> {
     let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(ECOSYSTEM.as_bytes())?;
     print(&format!("{} is there; put your script in it\n", path.display()))
+}
+
+/// Waits so long; or until nobody reads what is printed any more.
+fn is_read_for(time: Duration) -> Result<bool> {
+    let stdout = io::stdout();
+    // Asked for nothing: that the other end is closed is told in any case.
+    let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let began = Instant::now();
+    loop {
+        let left = time.saturating_sub(began.elapsed());
+        match poll(&mut watched, PollTimeout::try_from(left)?) {
+            Ok(0) => return Ok(true),
+            Ok(_) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command has nothing else to do")]

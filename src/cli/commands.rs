@@ -19,7 +19,6 @@ use crate::control::apps::Scale;
     name = "router",
     version,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     after_help = "Every option is also an environment variable: --head-timeout is ROUTER_HEAD_TIMEOUT.\n\
         The command line goes before the environment, the environment before an ecosystem file.\n\
         A file or directory that is called like a command: ./list"
@@ -29,6 +28,25 @@ pub(super) struct CommandLine {
     pub(super) command: Option<Command>,
     #[command(flatten)]
     pub(super) options: Options,
+    #[command(flatten)]
+    meaningless: Meaningless,
+}
+
+/// PM2's options for what is not here to be switched off or hurried.
+#[derive(Clone, Debug, Args)]
+struct Meaningless {
+    #[arg(short, long, global = true, hide = true)]
+    silent: bool,
+    #[arg(long, global = true, hide = true)]
+    no_color: bool,
+    #[arg(long, global = true, hide = true)]
+    no_vizion: bool,
+    #[arg(long, global = true, hide = true)]
+    no_pmx: bool,
+    #[arg(long, global = true, hide = true)]
+    no_automation: bool,
+    #[arg(long, global = true, hide = true, value_name = "N")]
+    parallel: Option<u16>,
 }
 
 /// What the daemon is asked to do.
@@ -39,9 +57,13 @@ pub enum Command {
     /// End apps; they are remembered
     Stop(Targets),
     /// End the workers and start them again; of an ecosystem file, as it is now
+    #[command(alias = "startOrRestart")]
     Restart(Again),
     /// Replace the workers one by one without dropping a client; of an ecosystem file, as it is now
-    #[command(visible_alias = "gracefulReload", alias = "graceful-reload")]
+    #[command(
+        visible_aliases = ["gracefulReload", "startOrReload"],
+        aliases = ["graceful-reload", "startOrGracefulReload"]
+    )]
     Reload(Again),
     /// End apps and forget them
     #[command(visible_alias = "del", alias = "rm")]
@@ -115,7 +137,7 @@ pub enum Command {
 /// What is started.
 #[derive(Clone, Debug, Args)]
 pub struct Start {
-    /// What the app is, and how it is run; APP may also be the name, id or namespace of apps that
+    /// What is run, and how; of several APPs each may also be the name, id or namespace of apps that
     /// were stopped, or all
     #[command(flatten)]
     pub options: Options,
@@ -133,6 +155,9 @@ pub struct Targets {
     /// Which apps of the ecosystem file, by name
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
+    /// Those that were started with this --env, of a file whose names end in it
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
 }
 
 /// Apps that are there, or an ecosystem file's.
@@ -148,7 +173,7 @@ pub struct Again {
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
     /// From now on with the environment of this command
-    #[arg(long)]
+    #[arg(short = 'a', long)]
     pub update_env: bool,
 }
 
@@ -211,7 +236,7 @@ pub struct Logs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// When each line was read, before it
+    /// When each line came, before it; of those from before it is not known
     #[arg(long)]
     pub timestamp: bool,
 }
@@ -252,6 +277,10 @@ pub struct Startup {
     /// What the unit is called
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// For the host, not for a user: its things are in /var/lib/router, /run/router and
+    /// /var/log/router, and root's commands speak to it
+    #[arg(long, conflicts_with = "hp")]
+    pub system: bool,
     /// Print the unit, and install nothing
     #[arg(long)]
     pub print: bool,
@@ -269,6 +298,9 @@ pub struct Unstartup {
     /// What the unit is called
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// That of the host
+    #[arg(long)]
+    pub system: bool,
 }
 
 /// For a shell.
@@ -287,64 +319,6 @@ pub struct Daemon {
     /// Append the log to this file; SIGUSR1 opens it again [default: stderr]
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
-}
-
-/// PM2's commands that are left out, and what to use instead.
-const LEFT_OUT: &[(&[&str], &str)] = &[
-    (&["deploy"], "deploy with what you deploy everything with, and then `router reload`"),
-    (
-        &[
-            "install",
-            "uninstall",
-            "module:install",
-            "module:uninstall",
-            "module:update",
-            "module:generate",
-            "publish",
-            "package",
-        ],
-        "there are no modules: logs are rotated (--log-max-size) and metrics answered (--admin) by the router itself",
-    ),
-    (
-        &["plus", "link", "unlink", "register", "login", "logout", "open", "monitor", "unmonitor"],
-        "there is no cloud service: --admin answers /metrics for Prometheus and has a page to look at",
-    ),
-    (&["serve", "expose"], "serve files with nginx, or from the app"),
-    (&["report"], "`router describe APP` and `router list` say all there is"),
-    (
-        &["trigger", "triggerStatus"],
-        "there are no remote actions: `router sendSignal` reaches the workers",
-    ),
-    (
-        &["set", "get", "multiset", "conf", "config", "unset"],
-        "settings are options, ROUTER_ variables and keys of the ecosystem file",
-    ),
-    (
-        &["profile:cpu", "profile:mem"],
-        "run a worker with --node-args=--inspect and use Node's own profiler",
-    ),
-    (&["attach"], "workers have no terminal; `router logs APP` shows what they print"),
-    (&["web"], "--admin has /status as JSON, and a page"),
-    (
-        &[
-            "deepUpdate",
-            "updatePM2",
-            "forward",
-            "backward",
-            "pull",
-            "autoinstall",
-            "examples",
-            "slist",
-            "sysinfos",
-        ],
-        "it has no counterpart here",
-    ),
-];
-
-/// What to tell somebody who gives a command of PM2's that is left out.
-pub(super) fn left_out(word: &str) -> Option<String> {
-    let (_, instead) = LEFT_OUT.iter().find(|(words, _)| words.contains(&word))?;
-    Some(format!("`{word}` is a command of PM2's that router leaves out: {instead}"))
 }
 
 /// `3`, `+1`, `-1`.
@@ -371,6 +345,7 @@ pub(super) fn table() -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    use super::super::elsewhere::left_out;
     use super::*;
 
     fn parse(line: &str) -> Result<CommandLine, String> {
@@ -411,6 +386,13 @@ mod tests {
             "prettylist",
             "jlist",
             "gracefulReload all",
+            "startOrReload a.config.js",
+            "startOrRestart a.config.js --env production",
+            "startOrGracefulReload a.config.js",
+            "start a b -k 3000 --cron @daily",
+            "start a -c @daily --interpreter-args=-x -s --no-pmx --no-vizion --parallel 2",
+            "restart a -a",
+            "ls --silent",
             "ecosystem",
             "init",
             "kill",
@@ -460,14 +442,5 @@ mod tests {
             assert_eq!(parsed.to, to);
         }
         assert!(parse("scale a many").expect_err("no number").contains("+N"));
-    }
-
-    #[test]
-    fn what_is_left_out_is_said_in_a_line() {
-        for word in ["deploy", "install", "link", "plus", "serve", "report", "trigger"] {
-            let told = left_out(word).expect(word);
-            assert!(told.contains(word) && told.lines().count() == 1, "{told}");
-        }
-        assert_eq!(left_out("app.js"), None);
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
+use serde_json::Value;
 
-use super::commands::left_out;
+use super::elsewhere::left_out;
 use super::evaluate::is_yaml;
 use super::languages::{is_foreign, is_program};
 
@@ -23,11 +24,15 @@ const ECOSYSTEMS: [&str; 6] = [
 /// The scripts a directory without either is searched for, in this order.
 const DEFAULTS: [&str; 3] = ["worker.js", "server.js", "index.js"];
 
+/// What under PM2 is often named in place of a script.
+const RUNNERS: [&str; 8] = ["npm", "npx", "yarn", "pnpm", "node", "bun", "deno", "tsx"];
+
 /// An app's file; absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Run this; `base` is where its workers start.
-    Script { script: PathBuf, base: PathBuf },
+    /// Run this; `base` is where its workers start, and `name` what it is called if its own says
+    /// nothing.
+    Script { script: PathBuf, base: PathBuf, name: Option<String> },
     /// It describes the app.
     Ecosystem(PathBuf),
 }
@@ -43,7 +48,12 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
         if let Some(told) = app.to_str().and_then(left_out) {
             bail!("{told}");
         }
-        bail!("there is no {}; give a script, an ecosystem file, or a directory", path.display());
+        bail!(
+            "there is no {}; {}",
+            path.display(),
+            runner(app)
+                .unwrap_or_else(|| "give a script, an ecosystem file, or a directory".to_owned())
+        );
     }
     if is_ecosystem(&path) {
         return Ok(Found::Ecosystem(path));
@@ -51,17 +61,28 @@ pub(super) fn discover(app: Option<&Path>, here: &Path) -> Result<Found> {
     let extension = path.extension().and_then(|extension| extension.to_str());
     match extension {
         Some(known) if SCRIPTS.contains(&known) => {
-            Ok(Found::Script { script: path, base: here.to_owned() })
+            Ok(Found::Script { script: path, base: here.to_owned(), name: None })
         }
         Some(other) if is_foreign(other) => {
-            Ok(Found::Script { script: path, base: here.to_owned() })
+            Ok(Found::Script { script: path, base: here.to_owned(), name: None })
         }
-        _ if is_program(&path) => Ok(Found::Script { script: path, base: here.to_owned() }),
+        _ if is_program(&path) => {
+            Ok(Found::Script { script: path, base: here.to_owned(), name: None })
+        }
         _ => bail!(
             "{} is neither a script (.js .cjs .mjs .ts .py .sh .rb .php .pl) nor an ecosystem file (*.config.js, .cjs, .mjs, .json, .yaml)",
             path.display()
         ),
     }
+}
+
+/// What to do, if this is what starts scripts where one expects a script.
+pub(super) fn runner(app: &Path) -> Option<String> {
+    let word = app.to_str().filter(|word| RUNNERS.contains(word))?;
+    Some(format!(
+        "`{word}` is no script but starts one, and a worker behind it would get no connections: name \
+         the script itself (what \"start\" in package.json runs), with --interpreter if it is not Node's"
+    ))
 }
 
 /// `ecosystem.config.js`, or another `*.config.js` or `.json` that was given explicitly.
@@ -76,12 +97,17 @@ fn in_directory(directory: &Path) -> Result<Found> {
     if let Some(path) = ECOSYSTEMS.iter().find_map(|name| file(name)) {
         return Ok(Found::Ecosystem(path));
     }
-    let script = match main_of(directory)? {
+    let manifest = manifest(directory)?;
+    let script = match main_of(directory, &manifest) {
         Some(main) => Some(main),
         None => DEFAULTS.iter().find_map(|name| file(name)),
     };
     let base = directory.to_owned();
-    script.map(|script| Found::Script { script, base }).ok_or_else(|| {
+    let named = |script: PathBuf| {
+        let name = name_of(directory, &script, &manifest);
+        Found::Script { script, base, name }
+    };
+    script.map(named).ok_or_else(|| {
         anyhow!(
             "there is no app in {}; looked for {}, \"main\" of package.json, {}",
             directory.display(),
@@ -91,19 +117,34 @@ fn in_directory(directory: &Path) -> Result<Found> {
     })
 }
 
-/// `main` of package.json, found as Node finds it: the name itself, with .js, or an index.js.
-fn main_of(directory: &Path) -> Result<Option<PathBuf>> {
+/// What package.json says; null if there is none.
+fn manifest(directory: &Path) -> Result<Value> {
     let manifest = directory.join("package.json");
-    let Ok(text) = fs::read(&manifest) else { return Ok(None) };
-    let package: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|error| anyhow!("{} is not JSON: {error}", manifest.display()))?;
-    let Some(main) = package.get("main").and_then(serde_json::Value::as_str) else {
-        return Ok(None);
-    };
+    let Ok(text) = fs::read(&manifest) else { return Ok(Value::Null) };
+    serde_json::from_slice(&text)
+        .map_err(|error| anyhow!("{} is not JSON: {error}", manifest.display()))
+}
+
+/// What an app is called that was found in a directory: every directory's `index.js` would be of
+/// the same name.
+fn name_of(directory: &Path, script: &Path, manifest: &Value) -> Option<String> {
+    if script.file_stem().is_none_or(|stem| stem != "index") {
+        return None;
+    }
+    // Of `@company/chat` what is its own.
+    let package = manifest.get("name").and_then(Value::as_str);
+    let package = package.and_then(|name| name.rsplit('/').next()).filter(|name| !name.is_empty());
+    let directory = || Some(fs::canonicalize(directory).ok()?.file_name()?.to_str()?.to_owned());
+    package.map(str::to_owned).or_else(directory)
+}
+
+/// `main` of package.json, found as Node finds it: the name itself, with .js, or an index.js.
+fn main_of(directory: &Path, manifest: &Value) -> Option<PathBuf> {
+    let main = manifest.get("main").and_then(Value::as_str)?;
     let path = directory.join(main);
     let candidates = [path.clone(), directory.join(format!("{main}.js")), path.join("index.js")];
     // A "main" that is a build's product, not built: one of the defaults may still be there.
-    Ok(candidates.into_iter().find(|path| path.is_file()))
+    candidates.into_iter().find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -149,7 +190,8 @@ mod tests {
         }
         let here = scratch.path();
         let script = discover(Some(Path::new("a.ts")), here).expect("a script");
-        assert_eq!(script, Found::Script { script: here.join("a.ts"), base: here.to_owned() });
+        let (path, base) = (here.join("a.ts"), here.to_owned());
+        assert_eq!(script, Found::Script { script: path, base, name: None });
         for name in ["b.config.cjs", "apps.json"] {
             let ecosystem = discover(Some(Path::new(name)), here).expect(name);
             assert_eq!(ecosystem, Found::Ecosystem(here.join(name)));
@@ -164,6 +206,21 @@ mod tests {
         assert!(found(&scratch, Some("gone.js")).expect_err("no file").contains("there is no"));
         scratch.write("deploy/index.js", "");
         assert_eq!(found(&scratch, Some("deploy")).as_deref(), Ok("deploy/index.js"));
+    }
+
+    #[test]
+    fn an_index_in_a_directory_is_called_as_the_package_or_the_directory() {
+        let scratch = Scratch::new();
+        let name = |app: &str| match discover(Some(Path::new(app)), scratch.path()) {
+            Ok(Found::Script { name, .. }) => name,
+            other => panic!("{app}: {other:?}"),
+        };
+        scratch.write("chat/index.js", "");
+        scratch.write("api/server.js", "");
+        assert_eq!(name("chat").as_deref(), Some("chat"));
+        assert_eq!((name("chat/index.js"), name("api")), (None, None), "the script's own");
+        scratch.write("chat/package.json", r#"{"name":"@company/talk"}"#);
+        assert_eq!(name("chat").as_deref(), Some("talk"));
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! itself prints does no harm. Functions in it are lost, as they are under PM2.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -18,6 +21,9 @@ const MARKER: &str = "\u{1}router:ecosystem\u{1}";
 /// The largest value a file may export, in bytes of JSON.
 const JSON_MAX: usize = 4 * 1024 * 1024;
 
+/// How long a file may take to export it: it may ask somebody else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Run by `node -e`, with the file and the marker as arguments.
 const PROGRAM: &str = r"
 const [, file, marker] = process.argv;
@@ -27,6 +33,8 @@ const load = async () => file.endsWith('.json')
     : await import(require('node:url').pathToFileURL(file).href);
 load().then((module) => {
     const exported = module.default ?? module;
+    if (typeof exported !== 'object')
+        throw `it exports a ${typeof exported}; export an object: { apps: [{ script: … }] }`;
     const text = JSON.stringify(exported, (_, v) => typeof v === 'bigint' ? String(v) : v);
     let bytes = Buffer.from('\n' + marker + '\n' + text);
     while (bytes.length > 0) {
@@ -42,17 +50,24 @@ load().then((module) => {
 
 /// Runs `file` with `node` and returns what it exports.
 pub(super) fn evaluate(node: &str, file: &Path) -> Result<Value> {
+    evaluate_within(PATIENCE, node, file)
+}
+
+fn evaluate_within(patience: Duration, node: &str, file: &Path) -> Result<Value> {
     if is_yaml(file) {
         return read_yaml(file);
     }
-    let output = Command::new(node)
-        .args(["-e", PROGRAM])
-        .arg(file)
-        .arg(MARKER)
-        .stdin(Stdio::null())
-        .output()
+    let mut command = Command::new(node);
+    command.args(["-e", PROGRAM]).arg(file).arg(MARKER);
+    let output = output_within(command, patience)
         .with_context(|| {
             format!("{} needs `{node}` to be read, and it could not be started", file.display())
+        })?
+        .with_context(|| {
+            format!(
+                "{} has exported nothing after {patience:?}: it awaits something, or turns for ever",
+                file.display()
+            )
         })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let value = text.rsplit_once(MARKER).map(|(_, json)| json.trim());
@@ -64,6 +79,44 @@ pub(super) fn evaluate(node: &str, file: &Path) -> Result<Value> {
     }
     serde_json::from_str(json)
         .with_context(|| format!("{} exports what is not JSON", file.display()))
+}
+
+/// What a program writes until it ends; none, if it has not by then, and is ended.
+fn output_within(mut command: Command, patience: Duration) -> io::Result<Option<Output>> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (sender, read) = channel();
+    for (place, pipe) in [
+        child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+        child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let Some(mut pipe) = pipe else { continue };
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let whole = pipe.read_to_end(&mut bytes).map(|_| bytes);
+            // Nobody waits any more for what comes too late.
+            let _late = sender.send((place, whole));
+        });
+    }
+    drop(sender);
+    let mut written = [Vec::new(), Vec::new()];
+    loop {
+        match read.recv_timeout(patience) {
+            Ok((place, bytes)) => written[place] = bytes?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+        }
+    }
+    let [stdout, stderr] = written;
+    Ok(Some(Output { status: child.wait()?, stdout, stderr }))
 }
 
 /// A file that is read, not run.
@@ -107,6 +160,22 @@ mod tests {
             let value = evaluate("node", &scratch.path().join(name)).expect(name);
             assert_eq!(value, serde_json::json!({ "apps": [{ "script": "x" }] }), "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_no_object_and_what_never_comes_are_told() {
+        let scratch = Scratch::new();
+        scratch.write("a.config.js", "module.exports = () => ({ apps: [] })");
+        scratch.write("b.config.mjs", "setInterval(() => {}, 1e6); await new Promise(() => {})");
+        let said = |file: &str| {
+            let patience = Duration::from_millis(1500);
+            let error = evaluate_within(patience, "node", &scratch.path().join(file));
+            format!("{:#}", error.expect_err(file))
+        };
+        let told = said("a.config.js");
+        assert!(told.contains("a.config.js") && told.contains("exports a function"), "{told}");
+        let told = said("b.config.mjs");
+        assert!(told.contains("b.config.mjs") && told.contains("nothing after 1.5s"), "{told}");
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 
+use super::columns::{self, Column};
+use super::environment;
 use super::logs;
 use crate::control::apps::{AppState, RouterState};
 use crate::control::targets::{Known, Meant, meant};
@@ -123,6 +125,12 @@ impl<'a> Found<'a> {
         Self { app, slots: None }
     }
 
+    /// The slots that are meant.
+    pub(super) fn slots(&self) -> Vec<u16> {
+        let slots = (0_u16..).take(self.app.ids.len());
+        slots.filter(|slot| self.has(*slot)).collect()
+    }
+
     /// The workers' numbers.
     pub(super) fn ids(&self) -> Vec<u32> {
         let slots = (0_u16..).zip(&self.app.ids);
@@ -150,52 +158,86 @@ pub(super) fn find<'a>(apps: &'a [AppState], words: &[String]) -> Result<Vec<Fou
     Ok(meant.into_iter().map(|Meant { app, slots }| Found { app: &apps[app], slots }).collect())
 }
 
-/// All of them.
+/// The columns of the list, and which go first where the terminal is narrow: an id, a name and a
+/// status are what a list is read for, and a process id what is done with it.
+const COLUMNS: [(&str, Option<u8>); 12] = [
+    ("id", None),
+    ("name", None),
+    ("namespace", Some(0)),
+    ("mode", Some(1)),
+    ("pid", Some(8)),
+    ("uptime", Some(4)),
+    ("↺", Some(7)),
+    ("status", None),
+    ("cpu", Some(6)),
+    ("mem", Some(5)),
+    ("sessions", Some(3)),
+    ("lag", Some(2)),
+];
+/// The places of two of them.
+const NAME: usize = 1;
+const STATUS: usize = 7;
+
+/// A name is not cut to less than this, as long as something else can be left out, in columns.
+pub(super) const NAME_LEAST: usize = 12;
+
+/// What the table draws around each cell, and at its edge, in columns.
+const GAP: usize = 3;
+const EDGE: usize = 1;
+
+/// All of them, in as many columns as fit.
 pub(super) fn table(apps: &[AppState], looked: &Looked) -> String {
     let mut table = new_table();
-    table.set_header(
-        [
-            "id",
-            "name",
-            "namespace",
-            "mode",
-            "pid",
-            "uptime",
-            "↺",
-            "status",
-            "cpu",
-            "mem",
-            "sessions",
-            "lag",
-        ]
-        .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
-    );
-    for app in apps {
-        let definition = &app.definition;
-        for Row { id, status, worker } in rows(app) {
-            let lives = worker.process.pid > 0;
-            let when = |text: String| if lives { text } else { "-".to_owned() };
-            table.add_row([
-                Cell::new(id.map_or_else(|| "-".to_owned(), |id| id.to_string())),
-                Cell::new(&definition.name).add_attribute(Attribute::Bold),
-                Cell::new(&definition.namespace),
-                Cell::new(&definition.mode),
-                Cell::new(when(worker.process.pid.to_string())),
-                Cell::new(when(span(worker.process.uptime))),
-                Cell::new(worker.restarts.max(if lives { 0 } else { app.restarts })),
-                Cell::new(status).fg(color(status)),
-                Cell::new(when(format!("{:.0}%", looked.busy(&worker)))),
-                Cell::new(when(size(worker.process.memory))),
-                Cell::new(when(worker.sessions.to_string())),
-                Cell::new(
-                    worker
-                        .event_loop_delay
-                        .map_or_else(|| "-".to_owned(), |delay| format!("{:.0}ms", delay * 1000.0)),
-                ),
-            ]);
-        }
+    let rows: Vec<[String; COLUMNS.len()]> = apps
+        .iter()
+        .flat_map(|app| rows(app).into_iter().map(|row| cells(app, &row, looked)))
+        .collect();
+    let columns: Vec<Column> = (0..COLUMNS.len())
+        .map(|at| {
+            let (title, rank) = COLUMNS[at];
+            let cells = rows.iter().map(|row| columns::width(&row[at]));
+            let width = cells.chain([columns::width(title)]).max().unwrap_or_default();
+            if at == NAME { Column::cut(width, NAME_LEAST) } else { Column::whole(width, rank) }
+        })
+        .collect();
+    let room = table.width().map_or(usize::MAX, usize::from);
+    let widths = columns::fit(&columns, room, GAP, EDGE);
+    let shown = || (0..COLUMNS.len()).filter_map(|at| Some((at, widths[at]?)));
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .set_header(shown().map(|(at, _)| Cell::new(COLUMNS[at].0).add_attribute(Attribute::Bold)));
+    for row in &rows {
+        table.add_row(shown().map(|(at, width)| match at {
+            NAME => Cell::new(columns::cut(&row[at], width)).add_attribute(Attribute::Bold),
+            STATUS => Cell::new(&row[at]).fg(color(&row[at])),
+            _ => Cell::new(&row[at]),
+        }));
     }
     format!("{table}\n")
+}
+
+/// What a row says, in the order of [`COLUMNS`].
+fn cells(app: &AppState, row: &Row, looked: &Looked) -> [String; COLUMNS.len()] {
+    let Row { id, status, worker } = row;
+    let definition = &app.definition;
+    let lives = worker.process.pid > 0;
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let when = |text: String| or_dash(Some(text).filter(|_| lives));
+    let lag = worker.event_loop_delay.map(|delay| format!("{:.0}ms", delay * 1000.0));
+    [
+        or_dash(id.map(|id| id.to_string())),
+        definition.name.clone(),
+        definition.namespace.clone(),
+        definition.mode.clone(),
+        when(worker.process.pid.to_string()),
+        when(span(worker.process.uptime)),
+        worker.restarts.max(if lives { 0 } else { app.restarts }).to_string(),
+        (*status).to_owned(),
+        when(format!("{:.0}%", looked.busy(worker))),
+        when(size(worker.process.memory)),
+        when(worker.sessions.to_string()),
+        or_dash(lag),
+    ]
 }
 
 fn new_table() -> Table {
@@ -229,7 +271,10 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         .iter()
         .map(|log| log.path.display().to_string())
         .collect();
-    let listening = app.status.as_ref().map(|status| status.listening.join("\n"));
+    let listening = app.status.as_ref().map(|status| {
+        let nowhere = status.unopened.iter().filter(|_| status.listening.is_empty());
+        status.listening.iter().chain(nowhere).map(String::as_str).collect::<Vec<_>>().join("\n")
+    });
     let listening = listening.filter(|places| !places.is_empty()).unwrap_or_else(|| "-".to_owned());
     let pid = app.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for (what, value) in [
@@ -254,6 +299,10 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("runtime directory", runtime),
     ] {
         table.add_row([what.to_owned(), value]);
+    }
+    // The values give way, not what they are.
+    if let Some(what) = table.column_mut(0) {
+        what.set_constraint(ColumnConstraint::ContentWidth);
     }
     format!("{table}\n{}", self::table(std::slice::from_ref(app), looked))
 }
@@ -293,13 +342,15 @@ pub(super) fn size(bytes: u64) -> String {
 /// The list as JSON, with PM2's names.
 ///
 /// # Errors
-/// None that can be met: it is a value already.
-pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
+/// An app was described to another version of router.
+pub(super) fn json(apps: &[AppState], looked: &Looked, pretty: bool) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let looked = Looked::default();
     let mut list = Vec::new();
     for app in apps {
         let definition = &app.definition;
+        let described = environment::described(definition)?;
+        let no_restart = definition.options.iter().any(|option| option == "--no-autorestart");
+        let autorestart = described.as_ref().and_then(|app| app.autorestart);
         for Row { id, status, worker } in rows(app) {
             let busy = if worker.process.pid > 0 { looked.busy(&worker) } else { 0.0 };
             let mut env = json!({
@@ -316,7 +367,8 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
                 "instances": app.ids.len(),
                 "restart_time": worker.restarts,
                 "created_at": app.created * 1000,
-                "env": definition.environment,
+                "autorestart": autorestart.unwrap_or(true) && !no_restart,
+                "env": environment::of(definition, described.as_ref(), worker.slot),
             });
             if let Value::Object(env) = &mut env {
                 env.insert(definition.instance_var.clone(), json!(worker.slot));

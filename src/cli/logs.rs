@@ -18,8 +18,9 @@ use super::list::Found;
 use crate::config;
 use crate::control::apps::{AppState, Definition};
 
-/// How much of the end of a file is looked at for its last lines, in bytes.
-const LAST_MAX: u64 = 1 << 20;
+/// How much of the end of a file is looked at first for its last lines, in bytes; then twice as much,
+/// until they are there.
+const LAST_FIRST: u64 = 1 << 16;
 
 /// How much of a file is read in one turn, in bytes: the others have theirs.
 const TURN_MAX: u64 = 1 << 20;
@@ -137,11 +138,12 @@ impl<'a> Tail<'a> {
         let (wanted, colored) = (self.wanted, self.colored);
         for reading in &mut self.reading {
             reading.open()?;
-            let text = reading.last()?;
+            let text = reading.last(wanted.lines)?;
             let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
             let kept = &lines[lines.len().saturating_sub(wanted.lines)..];
             for line in kept {
-                label(&reading.log, wanted, colored, line.trim_ascii_end(), &mut shown);
+                // When they were written is not known.
+                label(&reading.log, wanted, colored, None, line.trim_ascii_end(), &mut shown);
             }
         }
         Ok(shown)
@@ -163,7 +165,8 @@ impl<'a> Tail<'a> {
             let lines = std::mem::replace(&mut reading.rest, rest);
             for line in lines.split_inclusive(|byte| *byte == b'\n') {
                 let line = line.strip_suffix(b"\n").unwrap_or(line);
-                label(&reading.log, wanted, colored, line, &mut shown);
+                let now = Some(Zoned::now());
+                label(&reading.log, wanted, colored, now, line, &mut shown);
             }
         }
         Ok(shown)
@@ -184,14 +187,22 @@ impl Reading {
         Ok(())
     }
 
-    /// The end of it, from the beginning of a line.
-    fn last(&mut self) -> Result<Vec<u8>> {
+    /// The end of it, from the beginning of a line: so many lines at least, if there are as many.
+    fn last(&mut self, lines: usize) -> Result<Vec<u8>> {
         let Some((file, offset)) = &mut self.open else { return Ok(Vec::new()) };
         let length = file.metadata()?.len();
-        let from = length.saturating_sub(LAST_MAX);
-        file.seek(SeekFrom::Start(from))?;
-        let mut text = Vec::new();
-        file.take(length - from).read_to_end(&mut text)?;
+        let mut much = LAST_FIRST;
+        let (from, mut text) = loop {
+            let from = length.saturating_sub(much);
+            file.seek(SeekFrom::Start(from))?;
+            let mut text = Vec::new();
+            file.take(length - from).read_to_end(&mut text)?;
+            // The first of them is perhaps not whole.
+            if from == 0 || memchr::memchr_iter(b'\n', &text).nth(lines).is_some() {
+                break (from, text);
+            }
+            much = much.saturating_mul(2);
+        };
         *offset = length;
         if from > 0
             && let Some(end) = text.iter().position(|byte| *byte == b'\n')
@@ -230,7 +241,15 @@ impl Reading {
     }
 }
 
-fn label(log: &Log, wanted: &Logs, colored: bool, line: &[u8], shown: &mut Vec<u8>) {
+/// A line as it is shown; `read` is when, of one that has just come.
+fn label(
+    log: &Log,
+    wanted: &Logs,
+    colored: bool,
+    read: Option<Zoned>,
+    line: &[u8],
+    shown: &mut Vec<u8>,
+) {
     let who = log.id.map_or_else(
         || if log.kind == Kind::Router { "router".to_owned() } else { "all".to_owned() },
         |id| id.to_string(),
@@ -241,21 +260,22 @@ fn label(log: &Log, wanted: &Logs, colored: bool, line: &[u8], shown: &mut Vec<u
             Kind::Error => "err",
             Kind::Router => "router",
         };
-        let object = json!({
+        let mut object = json!({
             "message": String::from_utf8_lossy(line),
-            "timestamp": Zoned::now().timestamp().to_string(),
             "type": kind,
             "process_id": log.id,
             "app_name": log.app,
         });
+        if let Some(read) = read {
+            object["timestamp"] = read.timestamp().to_string().into();
+        }
         shown.extend_from_slice(object.to_string().as_bytes());
     } else {
         if !wanted.raw {
-            let time = if wanted.timestamp {
-                Zoned::now().strftime("%Y-%m-%dT%H:%M:%S ").to_string()
-            } else {
-                String::new()
-            };
+            let time = read
+                .filter(|_| wanted.timestamp)
+                .map(|read| read.strftime("%Y-%m-%dT%H:%M:%S ").to_string())
+                .unwrap_or_default();
             let (on, off) = match (colored, log.kind) {
                 (false, _) => ("", ""),
                 (true, Kind::Out) => ("\x1b[32m", "\x1b[0m"),

@@ -5,16 +5,21 @@
 
 mod accounts;
 mod client;
+mod columns;
 mod commands;
 mod define;
 mod discover;
+mod elsewhere;
+mod environment;
 mod evaluate;
+mod given;
 mod install;
 mod languages;
 mod list;
 mod logs;
 mod monit;
 mod options;
+mod own;
 mod saved;
 mod startup;
 
@@ -34,6 +39,7 @@ pub use self::client::{home, run};
 use self::commands::CommandLine;
 pub use self::commands::{Command, Daemon};
 use self::discover::{Found, discover};
+use self::given::Given;
 pub use self::options::{Options, Threads};
 pub use self::saved::{Saved, saved};
 use crate::config::{
@@ -53,18 +59,21 @@ pub enum Invocation {
     Run(Box<Options>),
     /// Keep apps, in the foreground.
     Daemon(Daemon),
-    /// Speak to the daemon. The words are the options of `start`.
-    Command(Box<Command>, Vec<String>),
+    /// Speak to the daemon.
+    Command(Box<Command>),
 }
 
 /// Reads the command line. An "error" may be the help that was asked for.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let words: Vec<OsString> = words.into_iter().collect();
     let matches = commands::table().try_get_matches_from(&words).map_err(|error| {
-        // `router link a b`: the second word is what clap stumbles over, the first is the
+        // `router lgos --lines 5`: the option is what clap stumbles over, the first word is the
         // misunderstanding.
         let first = words.get(1).and_then(|word| word.to_str());
-        let told = first.filter(|word| !Path::new(word).exists()).and_then(commands::left_out);
+        let told = first
+            .filter(|word| !word.starts_with('-') && !Path::new(word).exists())
+            .and_then(|word| elsewhere::left_out(word).or_else(|| elsewhere::misspelt(word)))
+            .or_else(|| elsewhere::other_option(first.unwrap_or_default(), &error));
         match told {
             Some(told) if error.use_stderr() => {
                 clap::Error::raw(clap::error::ErrorKind::InvalidSubcommand, told + "\n")
@@ -74,11 +83,18 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     })?;
     let line = CommandLine::from_arg_matches(&matches)?;
     Ok(match line.command {
-        None => Invocation::Run(Box::new(line.options)),
+        None => {
+            let options = Options { given: Given::of(&matches), ..line.options };
+            Invocation::Run(Box::new(options))
+        }
         Some(Command::Daemon(daemon)) => Invocation::Daemon(daemon),
-        Some(command) => {
-            let start = matches.subcommand_matches("start");
-            Invocation::Command(Box::new(command), start.map(define::given).unwrap_or_default())
+        Some(mut command) => {
+            if let (Command::Start(start), Some(matches)) =
+                (&mut command, matches.subcommand_matches("start"))
+            {
+                start.options.given = Given::of(matches);
+            }
+            Invocation::Command(Box::new(command))
         }
     })
 }
@@ -97,35 +113,16 @@ fn resolve_in(
     here: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config> {
-    let listen = options
-        .listen
-        .iter()
-        // ROUTER_LISTEN= in a file of variables says nothing.
-        .filter(|address| !address.is_empty())
-        .map(|address| Address::parse(address, &look_up))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| anyhow!("--listen: {error}"))?;
-    let admin = options.admin.as_deref().filter(|address| !address.is_empty());
-    let admin = admin
-        .map(|address| Address::parse(address, &look_up))
-        .transpose()
-        .map_err(|error| anyhow!("--admin: {error}"))?;
-    let proxy = proxy(options)?;
-    if options.no_preload && options.handoff == Handoff::Lane {
-        bail!(
-            "--handoff lane is read by the preload, which --no-preload leaves out; drop one of them"
-        );
-    }
-
-    let (below, base, workers) = match discover(options.app.as_deref(), here)? {
-        Found::Script { script, base } => {
+    let (options, below, base, workers, file) = match discover(only_app(options, here)?, here)? {
+        Found::Script { script, base, name } => {
             if options.env.is_some() || options.only.is_some() {
                 bail!(
                     "--env and --only choose from an ecosystem file; {} is a script",
                     script.display()
                 );
             }
-            (RawApp { script: Some(script), ..RawApp::default() }, base, Workers::MAX)
+            let raw = RawApp { script: Some(script), name, ..RawApp::default() };
+            (options.clone(), raw, base, Workers::MAX, None)
         }
         Found::Ecosystem(file) => {
             let env = options.env.as_deref();
@@ -133,13 +130,21 @@ fn resolve_in(
             let mut app = config::select(&name, ecosystem.apps, options.only.as_deref())?;
             app.name_for(env);
             let base = file.parent().unwrap_or(here).to_owned();
-            (app, base, Workers::Exactly(1))
+            let options = own::under(options, &app.own)
+                .with_context(|| format!("{name}: app {}", app.label()))?;
+            (options, app, base, Workers::Exactly(1), Some(name))
         }
     };
+    let options = &options;
+    let Checked { listen, admin, proxy } = check_options(options)?;
     let mut above = options.layer();
     // Relative to where the command was given, not to the ecosystem file.
     above.cwd = options.cwd.as_ref().map(|cwd| here.join(cwd));
-    let app = settle(above.over(below), &base, workers, options, cores, variable)?;
+    let app = settle(above.over(below), &base, workers, options, cores, variable);
+    let app = match file {
+        Some(file) => app.context(file)?,
+        None => app?,
+    };
 
     let default_port = default_port(&app, variable)?;
     // A debugger may hold a worker still for as long as it likes.
@@ -172,6 +177,61 @@ fn resolve_in(
         log: options.log_format,
         verbosity: options.verbosity(),
     })
+}
+
+/// What is run in the foreground: one app.
+fn only_app<'a>(options: &'a Options, here: &Path) -> Result<Option<&'a Path>> {
+    let apps = &options.apps;
+    // A command that was misspelt takes apps, too: its word is what is wrong.
+    if let Some(first) = apps.first()
+        && !here.join(first).exists()
+        && let Some(told) = first
+            .to_str()
+            .and_then(|word| elsewhere::left_out(word).or_else(|| elsewhere::misspelt(word)))
+    {
+        bail!("{told}");
+    }
+    match apps.as_slice() {
+        [] => Ok(None),
+        [app] => Ok(Some(app)),
+        [app, second, ..] => bail!(
+            "in the foreground one app is run, and {} are named: `router start {} {} …` runs them in \
+             the background; what is meant for the script comes after --",
+            apps.len(),
+            app.display(),
+            second.display()
+        ),
+    }
+}
+
+/// What is to be parsed of the options, and is in order.
+struct Checked {
+    listen: Vec<Address>,
+    admin: Option<Address>,
+    proxy: Option<Trust>,
+}
+
+fn check_options(options: &Options) -> Result<Checked> {
+    let listen = options
+        .listen
+        .iter()
+        // ROUTER_LISTEN= in a file of variables says nothing.
+        .filter(|address| !address.is_empty())
+        .map(|address| Address::parse(address, &look_up))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow!("--listen: {error}"))?;
+    let admin = options.admin.as_deref().filter(|address| !address.is_empty());
+    let admin = admin
+        .map(|address| Address::parse(address, &look_up))
+        .transpose()
+        .map_err(|error| anyhow!("--admin: {error}"))?;
+    let proxy = proxy(options)?;
+    if options.no_preload && options.handoff == Handoff::Lane {
+        bail!(
+            "--handoff lane is read by the preload, which --no-preload leaves out; drop one of them"
+        );
+    }
+    Ok(Checked { listen, admin, proxy })
 }
 
 /// Every question about an app answered, and what would keep it from running found.
@@ -225,7 +285,7 @@ fn proxy(options: &Options) -> Result<Option<Trust>> {
 fn read_ecosystem(file: &Path, env: Option<&str>) -> Result<(String, Value, Ecosystem)> {
     let exported = evaluate::evaluate("node", file)?;
     let name = file.display().to_string();
-    let mut ecosystem = Ecosystem::from_json(&name, &exported)?;
+    let mut ecosystem = Ecosystem::from_json(&name, &exported, &own::keys())?;
     for warning in &ecosystem.warnings {
         tracing::warn!("{warning}");
     }
@@ -278,11 +338,14 @@ fn default_port(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<
 
 /// What would otherwise fail once per worker, and again at each restart.
 fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<PathBuf>> {
-    if !app.script.is_file() {
-        bail!("app {}: there is no script {}", app.name, app.script.display());
-    }
+    // The script is looked for there.
     if !app.cwd.is_dir() {
-        bail!("app {}: there is no directory {} to start in", app.name, app.cwd.display());
+        bail!("app {}: there is no directory {} to start in (`cwd`)", app.name, app.cwd.display());
+    }
+    if !app.script.is_file() {
+        let runner = app.script.file_name().and_then(|name| discover::runner(name.as_ref()));
+        let advice = runner.map_or_else(String::new, |runner| format!("; {runner}"));
+        bail!("app {}: there is no script {}{advice}", app.name, app.script.display());
     }
     let path = app.env.get("PATH").cloned().or_else(|| variable("PATH")).unwrap_or_default();
     if app.runs_itself() {
@@ -298,7 +361,8 @@ fn check(app: &App, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<
     let found = find_program(&app.interpreter, &app.cwd, &path);
     if found.is_none() {
         bail!(
-            "`{}` is not installed, or not in PATH ({path}); install it, or name another with --interpreter",
+            "app {}: `{}` is not installed, or not in PATH ({path}); install it, or name another with --interpreter",
+            app.name,
             app.interpreter
         );
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
 
+use super::given::Given;
 use crate::config::{
     self, Balance, CronPattern, DateFormat, EngineChoice, Handoff, LogForm, LogFormat, RawApp,
     RawLogs, Serialization, Sticky, Verbosity, Workers,
@@ -18,7 +19,7 @@ use crate::config::{
 pub struct Options {
     /// A script, an ecosystem file, or a directory [default: the current directory]
     #[arg(value_name = "APP", env = "ROUTER_APP")]
-    pub app: Option<PathBuf>,
+    pub apps: Vec<PathBuf>,
 
     /// Arguments for the app's script
     #[arg(last = true, value_name = "APP_ARGS")]
@@ -90,7 +91,13 @@ pub struct Options {
     pub interpreter: Option<String>,
 
     /// Arguments for the interpreter, in one string
-    #[arg(long, env = "ROUTER_NODE_ARGS", value_name = "ARGS", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        env = "ROUTER_NODE_ARGS",
+        value_name = "ARGS",
+        allow_hyphen_values = true,
+        visible_alias = "interpreter-args"
+    )]
     pub node_args: Option<String>,
 
     /// What the app is called in logs [default: the script's name]
@@ -118,7 +125,7 @@ pub struct Options {
     pub listen_timeout: Option<Duration>,
 
     /// How long a worker may take to end before it is killed [default: 1600]
-    #[arg(long, env = "ROUTER_KILL_TIMEOUT", value_name = "MS", value_parser = config::milliseconds)]
+    #[arg(short = 'k', long, env = "ROUTER_KILL_TIMEOUT", value_name = "MS", value_parser = config::milliseconds)]
     pub kill_timeout: Option<Duration>,
 
     /// Ask workers to end with the message 'shutdown' instead of a signal
@@ -184,7 +191,13 @@ pub struct Options {
     pub max_memory_restart: Option<u64>,
 
     /// Reload at the times of this cron pattern, in local time
-    #[arg(long, env = "ROUTER_CRON_RESTART", value_name = "PATTERN")]
+    #[arg(
+        short,
+        long,
+        env = "ROUTER_CRON_RESTART",
+        value_name = "PATTERN",
+        visible_alias = "cron"
+    )]
     pub cron_restart: Option<CronPattern>,
 
     /// Restart the workers when a file changes below the app's directory
@@ -276,6 +289,10 @@ pub struct Options {
     /// Only warnings and errors
     #[arg(short, long, env = "ROUTER_QUIET", conflicts_with = "verbose", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub quiet: bool,
+
+    /// Which of these were given.
+    #[arg(skip)]
+    pub given: Given,
 }
 
 /// What `--threads` says.
@@ -428,8 +445,8 @@ mod tests {
         assert_eq!(options.stop_exit_codes, [0, 3]);
         assert_eq!(options.trust, ["private", "::1", "unix"]);
         assert_eq!(
-            (options.app, options.app_args),
-            (Some("a.js".into()), vec!["-x".into(), "y".into()])
+            (options.apps, options.app_args),
+            (vec!["a.js".into()], vec!["-x".into(), "y".into()])
         );
     }
 

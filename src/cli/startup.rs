@@ -11,41 +11,70 @@ use nix::unistd::User;
 use super::commands::{Startup, Unstartup};
 use super::print;
 
-/// Where units of this host's operator are.
-const UNITS: &str = "/etc/systemd/system";
+/// Where units of this host's operator are: the first place where systemd looks.
+fn units() -> PathBuf {
+    let path = env::var_os("SYSTEMD_UNIT_PATH").filter(|path| !path.is_empty());
+    let first = path.and_then(|path| env::split_paths(&path).next());
+    first.unwrap_or_else(|| "/etc/systemd/system".into())
+}
 
-/// Installs the unit, or says how to.
+/// Installs the unit, or says how to. `home` is ROUTER_HOME, if it is set.
 ///
 /// # Errors
 /// Not systemd, no such user, or the system does not let it.
-pub(super) fn install(startup: &Startup) -> Result<ExitCode> {
+pub(super) fn install(startup: &Startup, home: Option<&Path>) -> Result<ExitCode> {
     only_systemd(&startup.platform)?;
     let user = user(startup.user.as_deref())?;
-    let directory = startup.hp.clone().unwrap_or_else(|| user.dir.clone());
-    let unit = unit(&user.name, &directory, &env::current_exe()?);
+    // What the daemon of the commands is asked to keep is there, unless somebody says otherwise.
+    let named = home.filter(|_| startup.hp.is_none());
+    let directory = startup.hp.as_ref().unwrap_or(&user.dir);
+    let home = named.map_or_else(|| directory.join(".router"), Path::to_owned);
+    let place = if startup.system { Place::System } else { Place::Home(&home) };
+    let program = env::current_exe()?;
+    let unit = unit(&user.name, place, &program);
     if startup.print {
         return print(&unit);
     }
-    let name = name(startup.service_name.as_deref(), &user.name);
+    let given = startup.service_name.as_deref();
+    let name = name(given.or_else(|| startup.system.then_some("router")), &user.name);
     if !nix::unistd::geteuid().is_root() {
-        let program = env::current_exe()?;
+        let (before, after) = match (place, named) {
+            (Place::System, _) => (String::new(), " --system".to_owned()),
+            (_, Some(home)) => (format!("env ROUTER_HOME={} ", home.display()), String::new()),
+            (_, None) => (String::new(), format!(" --hp {}", directory.display())),
+        };
         return print(&format!(
-            "only root can do that:\n\n    sudo {} startup systemd -u {} --hp {}\n",
+            "only root can do that:\n\n    sudo {before}{} startup systemd -u {}{after}\n",
             program.display(),
             user.name,
-            directory.display()
         ))
         .map(|_| ExitCode::FAILURE);
     }
-    let path = Path::new(UNITS).join(&name);
+    let path = units().join(&name);
     fs::write(&path, unit).with_context(|| format!("cannot write {}", path.display()))?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", &name])?;
+    let path = path.display();
+    if startup.system {
+        return print(&format!(
+            "{path} is enabled. `systemctl start {name}` starts it now; then root's commands speak to it: \
+             `router start FILE`, and `router save` for when the host starts. `router unstartup --system` \
+             takes it back\n"
+        ));
+    }
     print(&format!(
-        "{} is enabled: what `router save` has written down runs when the host starts. \
-         `systemctl start {name}` starts it now; `router unstartup` takes it back\n",
-        path.display()
+        "{path} is enabled: what `router save` has written down runs when the host starts. To have systemd \
+         keep it from now on: `router kill`, since one daemon keeps what another would, and `systemctl \
+         start {name}`. `router unstartup` takes it back\n"
     ))
+}
+
+/// Where the daemon keeps its things.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Home(&'a Path),
+    /// Where systemd makes its directories.
+    System,
 }
 
 /// Removes the unit.
@@ -55,8 +84,9 @@ pub(super) fn install(startup: &Startup) -> Result<ExitCode> {
 pub(super) fn remove(unstartup: &Unstartup) -> Result<ExitCode> {
     only_systemd(&unstartup.platform)?;
     let user = user(unstartup.user.as_deref())?;
-    let name = name(unstartup.service_name.as_deref(), &user.name);
-    let path = Path::new(UNITS).join(&name);
+    let given = unstartup.service_name.as_deref();
+    let name = name(given.or_else(|| unstartup.system.then_some("router")), &user.name);
+    let path = units().join(&name);
     if !path.exists() {
         return print(&format!("there is no {}\n", path.display()));
     }
@@ -87,13 +117,27 @@ fn name(given: Option<&str>, user: &str) -> String {
     if name.ends_with(".service") { name } else { format!("{name}.service") }
 }
 
+/// The directories that the daemon finds by what systemd says of them. What the routers of the apps
+/// leave to the next daemon outlives this one.
+const SYSTEM: &str = "StateDirectory=router
+StateDirectoryMode=0700
+RuntimeDirectory=router
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
+LogsDirectory=router
+LogsDirectoryMode=0700";
+
 /// What systemd reads. `%` means something to it.
-fn unit(user: &str, home: &Path, program: &Path) -> String {
+fn unit(user: &str, place: Place<'_>, program: &Path) -> String {
     let plain = |text: String| text.replace('%', "%%");
     let path = plain(env::var("PATH").unwrap_or_default());
     let program = plain(program.display().to_string());
-    let home: PathBuf = home.join(".router");
-    let home = plain(home.display().to_string());
+    let place = match place {
+        Place::Home(home) => {
+            format!("Environment=\"ROUTER_HOME={}\"", plain(home.display().to_string()))
+        }
+        Place::System => SYSTEM.to_owned(),
+    };
     format!(
         "[Unit]
 Description=router: the Socket.IO apps of {user}
@@ -104,7 +148,7 @@ Wants=network-online.target
 Type=notify
 User={user}
 Environment=\"PATH={path}\"
-Environment=\"ROUTER_HOME={home}\"
+{place}
 ExecStart=\"{program}\" daemon --resurrect
 # Each app has a router process of its own, which outlives a daemon that dies.
 KillMode=process

@@ -59,7 +59,7 @@ fn resolve_line(scratch: &Scratch, line: &str, variables: &[(&str, &str)]) -> Re
 }
 
 fn error(scratch: &Scratch, line: &str, variables: &[(&str, &str)]) -> String {
-    resolve_line(scratch, line, variables).expect_err(line).to_string()
+    format!("{:#}", resolve_line(scratch, line, variables).expect_err(line))
 }
 
 #[test]

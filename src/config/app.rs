@@ -143,6 +143,8 @@ impl App {
 pub struct RawApp {
     /// See [`App::name`].
     pub name: Option<String>,
+    /// Keys that are options of the command line, with their values.
+    pub own: BTreeMap<String, Vec<String>>,
     /// See [`App::script`]; relative to `cwd`.
     pub script: Option<PathBuf>,
     /// See [`App::cwd`]; relative to the file or directory the app was found in.
@@ -241,8 +243,11 @@ impl RawApp {
         env.extend(self.env);
         let mut env_named = below.env_named;
         env_named.extend(self.env_named);
+        let mut own = below.own;
+        own.extend(self.own);
         Self {
             name: self.name.or(below.name),
+            own,
             script: self.script.or(below.script),
             cwd: self.cwd.or(below.cwd),
             args: self.args.or(below.args),
@@ -287,29 +292,22 @@ impl RawApp {
     }
 
     /// Fills what is still open.
-    pub fn resolve(mut self, around: &Surroundings<'_>) -> Result<App, ConfigError> {
+    pub fn resolve(self, around: &Surroundings<'_>) -> Result<App, ConfigError> {
         let label = self.label();
+        let env = match (around.env, self.environment(around.env)) {
+            (_, Some(env)) => env,
+            (name, None) => {
+                return Err(ConfigError::Environment {
+                    app: label,
+                    name: name.unwrap_or_default().to_owned(),
+                    known: self.env_named.into_keys().map(|key| format!("env_{key}")).collect(),
+                });
+            }
+        };
         let script = self.script.ok_or_else(|| ConfigError::NoScript(label.clone()))?;
         let cwd = self.cwd.map_or_else(|| around.base.to_owned(), |cwd| around.base.join(cwd));
         let script = normal(&cwd.join(script));
 
-        let mut env = self.env;
-        // An explicit PORT in `env` is the more particular of the two.
-        if let Some(port) = self.port {
-            env.entry("PORT".to_owned()).or_insert_with(|| port.to_string());
-        }
-        if let Some(name) = around.env {
-            match self.env_named.remove(name) {
-                Some(named) => env.extend(named),
-                None => {
-                    return Err(ConfigError::Environment {
-                        app: label,
-                        name: name.to_owned(),
-                        known: self.env_named.into_keys().map(|key| format!("env_{key}")).collect(),
-                    });
-                }
-            }
-        }
         if let Some(name) = &self.increment_var
             && let Some(base) = env.get(name)
             && base.trim().parse::<u64>().is_err()
@@ -367,6 +365,19 @@ impl RawApp {
             mode: self.exec_mode.unwrap_or_default(),
             namespace: self.namespace.unwrap_or_else(|| "default".to_owned()),
         })
+    }
+
+    /// What it adds to the workers' environment, with `env_NAME` of this name; none: it has none.
+    pub fn environment(&self, name: Option<&str>) -> Option<BTreeMap<String, String>> {
+        let mut env = self.env.clone();
+        // An explicit PORT in `env` is the more particular of the two.
+        if let Some(port) = self.port {
+            env.entry("PORT".to_owned()).or_insert_with(|| port.to_string());
+        }
+        if let Some(name) = name {
+            env.extend(self.env_named.get(name)?.clone());
+        }
+        Some(env)
     }
 
     /// Takes the name that goes with `--env`, once and for all.

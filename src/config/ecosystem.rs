@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::keys::{self, Use};
 use super::{
     Combined, ConfigError, CronPattern, FilterEnv, LogForm, Mode, RawApp, age, bytes, glob,
-    milliseconds, split_words,
+    milliseconds, nearest, split_words,
 };
 
 /// The longest excerpt of a wrong value shown in an error, in characters.
@@ -29,8 +29,9 @@ pub struct Ecosystem {
 }
 
 impl Ecosystem {
-    /// Reads the value a file exports: `{apps: [...]}`, a list of apps, or one app.
-    pub fn from_json(file: &str, exported: &Value) -> Result<Self, ConfigError> {
+    /// Reads the value a file exports: `{apps: [...]}`, a list of apps, or one app. `own` are keys
+    /// besides PM2's, which are only collected.
+    pub fn from_json(file: &str, exported: &Value, own: &[String]) -> Result<Self, ConfigError> {
         let problem = |problem: &str| ConfigError::File {
             file: file.to_owned(),
             problem: problem.to_owned(),
@@ -41,6 +42,19 @@ impl Ecosystem {
         };
         let apps: Vec<&Value> = match list {
             Value::Array(apps) => apps.iter().collect(),
+            // `module.exports` was not reached, or `exports` was given another value.
+            Value::Object(object) if object.is_empty() => {
+                return Err(problem(
+                    "it exports nothing; write module.exports = { apps: [{ script: … }] }",
+                ));
+            }
+            Value::Object(object) if !object.keys().any(|key| is_key(key)) => {
+                let near = object.keys().find(|key| nearest(key, ["apps"]).is_some());
+                return Err(problem(&near.map_or_else(
+                    || "it exports no `apps`; export { apps: [{ script: … }] }".to_owned(),
+                    |near| format!("it exports no `apps`; did you mean that by `{near}`?"),
+                )));
+            }
             Value::Object(_) => vec![list],
             _ => return Err(problem("it exports no `apps`; export { apps: [{ script: … }] }")),
         };
@@ -54,7 +68,7 @@ impl Ecosystem {
             };
             let name = app.get("name").and_then(Value::as_str);
             let label = name.map_or_else(|| format!("apps[{place}]"), str::to_owned);
-            let reader = Reader { file, app: label };
+            let reader = Reader { file, app: label, own };
             let raw = reader.read(app, &mut ecosystem.warnings)?;
             ecosystem.apps.push(raw);
         }
@@ -70,6 +84,11 @@ impl Ecosystem {
             }
         }
     }
+}
+
+/// Whether an app may have this key.
+fn is_key(key: &str) -> bool {
+    keys::find(key).is_some()
 }
 
 /// Each app's object in the value a file exports, in [`Ecosystem::apps`]' order.
@@ -99,6 +118,7 @@ pub fn select(file: &str, apps: Vec<RawApp>, only: Option<&str>) -> Result<RawAp
 struct Reader<'a> {
     file: &'a str,
     app: String,
+    own: &'a [String],
 }
 
 impl Reader<'_> {
@@ -121,11 +141,14 @@ impl Reader<'_> {
             match keys::find(key) {
                 Some((name, Use::Honoured)) => self.set(&mut raw, name, key, value)?,
                 Some((_, Use::Ignored)) => ignored.push(key.as_str()),
+                None if self.own.contains(key) => {
+                    raw.own.insert(key.clone(), self.own(key, value)?);
+                }
                 None => warnings.push(format!(
                     "{}: app {}: unknown key `{key}`{}",
                     self.file,
                     self.app,
-                    keys::nearest(key)
+                    nearest(key, keys::names().chain(self.own.iter().map(String::as_str)))
                         .map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
                 )),
             }
@@ -215,6 +238,19 @@ impl Reader<'_> {
             _ => debug_assert!(false, "`{name}` is honoured by the table alone"),
         }
         Ok(())
+    }
+
+    /// The words of one value, or of several.
+    fn own(&self, key: &str, value: &Value) -> Result<Vec<String>, ConfigError> {
+        const WANTED: &str = "a string, a number, true or false, or a list of strings";
+        let one = |item: &Value| match item {
+            Value::Bool(flag) => Ok(flag.to_string()),
+            item => self.scalar(key, item).map_err(|_| self.wrong(key, value, WANTED)),
+        };
+        match value {
+            Value::Array(items) => items.iter().map(one).collect(),
+            item => Ok(vec![one(item)?]),
+        }
     }
 
     fn wrong(&self, key: &str, value: &Value, wanted: &'static str) -> ConfigError {
@@ -430,7 +466,7 @@ mod tests {
     use serde_json::json;
 
     fn read(value: &Value) -> Result<Ecosystem, ConfigError> {
-        Ecosystem::from_json("ecosystem.config.js", value)
+        Ecosystem::from_json("ecosystem.config.js", value, &["listen".to_owned()])
     }
 
     #[test]
@@ -509,6 +545,14 @@ mod tests {
         ] {
             assert_eq!(read(&file).expect("an app").apps.len(), 1, "{file}");
         }
+        for (file, told) in [
+            (json!({}), "it exports nothing"),
+            (json!({ "app": [{ "script": "a.js" }] }), "did you mean that by `app`?"),
+            (json!({ "services": [] }), "it exports no `apps`"),
+        ] {
+            let error = read(&file).expect_err("no app").to_string();
+            assert!(error.starts_with("ecosystem.config.js: ") && error.contains(told), "{error}");
+        }
         for file in [json!({ "apps": [] }), json!({ "apps": "a.js" }), json!(3), json!([1])] {
             assert!(read(&file).is_err(), "{file}");
         }
@@ -564,6 +608,18 @@ mod tests {
             warnings.iter().any(|line| line.contains("`instnaces`; did you mean `instances`?"))
         );
         assert!(warnings.iter().any(|line| line.contains("vizion") && line.contains("pmx")));
+    }
+
+    #[test]
+    fn options_are_collected_in_the_words_of_a_command_line() {
+        let file = json!([{ "listen": [":1", 2] }, { "listen": ":1" }, { "lsiten": ":1" }]);
+        let read_well = read(&file).expect("they are known");
+        let listen = |app: usize| read_well.apps[app].own.get("listen").cloned();
+        assert_eq!(listen(0), Some(vec![":1".to_owned(), "2".to_owned()]));
+        assert_eq!((listen(1), listen(2)), (Some(vec![":1".to_owned()]), None));
+        assert!(read_well.warnings[0].contains("did you mean `listen`?"));
+        let error = read(&json!([{ "listen": {} }])).expect_err("no word").to_string();
+        assert!(error.contains("`listen` is {}; it must be a string"), "{error}");
     }
 
     #[test]

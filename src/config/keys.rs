@@ -101,38 +101,9 @@ pub(super) fn honoured_names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter(|key| key.usage == Use::Honoured).map(|key| key.name)
 }
 
-/// The known name a misspelt key most resembles, if it resembles one at all.
-pub(super) fn nearest(written: &str) -> Option<&'static str> {
-    let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases));
-    let normal = normalized(written);
-    let (distance, name) =
-        names.map(|name| (edit_distance(&normal, &normalized(name)), *name)).min()?;
-    // A third of the letters wrong is another word, not a misspelling.
-    (distance * 3 <= written.len().max(3)).then_some(name)
-}
-
-/// `waitReady` and `wait-ready` are `wait_ready` spelt differently.
-fn normalized(key: &str) -> String {
-    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
-}
-
-/// Insertions, deletions and replacements of one letter between two words.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        row[0] = left;
-        for (j, b) in b.iter().enumerate() {
-            let above = row[j + 1];
-            let replaced = diagonal + usize::from(a != *b);
-            left = replaced.min(above + 1).min(left + 1);
-            diagonal = above;
-            row[j + 1] = left;
-        }
-    }
-    row[b.len()]
+/// Every name of every key.
+pub(super) fn names<'a>() -> impl Iterator<Item = &'a str> {
+    KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases)).copied()
 }
 
 #[cfg(test)]
@@ -155,26 +126,6 @@ mod tests {
             let option = key.replace('_', "-");
             let told = [format!("`{key}`"), format!("--{option}"), format!("--no-{option}`")];
             assert!(told.iter().any(|told| readme.contains(told.as_str())), "{key}");
-        }
-    }
-
-    #[test]
-    fn a_misspelling_finds_its_word() {
-        for (written, name) in [
-            ("instnaces", Some("instances")),
-            ("waitReady", Some("wait_ready")),
-            ("max_restart", Some("max_restarts")),
-            ("scripts", Some("script")),
-            ("banana", None),
-        ] {
-            assert_eq!(nearest(written), name, "{written}");
-        }
-    }
-
-    #[test]
-    fn distances() {
-        for (a, b, distance) in [("", "abc", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
         }
     }
 }

@@ -15,6 +15,7 @@ mod glob;
 mod interpreter;
 mod keys;
 mod logs;
+mod nearest;
 pub mod service;
 mod time;
 mod trust;
@@ -38,6 +39,7 @@ pub use logs::{
     Combined, LogFile, LogForm, Logs, PidFile, RawLogs, Rotation, Targets as LogTargets, age,
     at_home,
 };
+pub use nearest::nearest;
 pub use time::{milliseconds, seconds};
 pub use trust::{Trust, TrustError};
 pub use words::split as split_words;

@@ -275,7 +275,10 @@ impl DataPlane for Plane {
 
     fn open_default_listener(&mut self) -> Result<(), String> {
         let port = self.default_port;
-        self.listeners.borrow_mut().open_default(port).map_err(|error| error.to_string())
+        let opened = self.listeners.borrow_mut().open_default(port);
+        let opened = opened.map_err(|error| error.to_string());
+        self.view.borrow_mut().unopened = opened.as_ref().err().cloned();
+        opened
     }
 
     fn bequeath(&mut self, estate: Estate, ledger: Ledger) {

@@ -25,6 +25,8 @@ pub(super) struct View {
     pub(super) workers: Vec<Left>,
     pub(super) ledger: Ledger,
     pub(super) standing: Option<Standing>,
+    /// Why the port of an app that asks for none is not open, if it should be.
+    pub(super) unopened: Option<String>,
 }
 
 /// A look at the router, as often as it is called.
@@ -56,6 +58,7 @@ pub(super) fn look(
             app: app.clone(),
             wanted: view.standing.map_or(wanted, |standing| standing.wanted),
             listening: listeners.borrow().addresses(),
+            unopened: view.unopened.clone(),
             reloading: view.standing.is_some_and(|standing| standing.reloading),
             reloads: view.ledger.reloads,
             announced_sessions: shared.sessions.len(),

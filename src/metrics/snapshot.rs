@@ -24,6 +24,9 @@ pub struct Snapshot {
     /// Where clients are accepted, in the words of `--listen`.
     #[serde(default)]
     pub listening: Vec<String>,
+    /// Why the port of an app that asks for none is not open, if it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unopened: Option<String>,
     /// They are being replaced, because somebody has asked for a reload.
     pub reloading: bool,
     /// How reloads have ended.

@@ -35,7 +35,10 @@ fn from_start_to_resurrect() {
     for word in ["script path", "steady.js", "exec cwd", "online", "ids", "listening on", &place] {
         assert!(described.contains(word), "{word}: {described}");
     }
-    assert!(home.router("env 0").well().out.contains("PATH: "));
+    let environment = home.router("env 0").well().out;
+    for line in ["PATH: ", "GREETING: hello\n", &format!("PORT: {port}\n")] {
+        assert!(environment.contains(line), "{line}: {environment}");
+    }
 
     // Clients that must not notice what comes.
     let load = Load::start(&format!("http://127.0.0.1:{port}"), &json!({ "clients": 8 }));
@@ -112,6 +115,8 @@ fn a_changed_file_is_taken_over_without_dropping_a_client() {
     let router = home.app_router("chat");
     let load = Load::start(&format!("http://127.0.0.1:{port}"), &json!({ "clients": 8 }));
     home.router("reload ecosystem.config.js --env night").well();
+    assert!(home.router("env chat").well().out.contains("GREETING: good night\n"));
+    assert_eq!(home.list()[0]["pm2_env"]["env"]["GREETING"], "good night");
     assert_eq!(greeting(), "good night");
     assert_eq!(home.app_router("chat"), router, "the same process");
     load.stop().nothing_failed().nobody_left();

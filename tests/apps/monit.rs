@@ -56,7 +56,7 @@ fn apps_and_workers_are_watched_and_led_by_keys() {
     terminal.press(&["Tab"]);
     terminal.shows(&["logs of speaker", "|speaker | line "]);
     terminal.press(&["s"]);
-    terminal.shows(&["stop speaker, and drop its clients? y/n"]);
+    terminal.shows(&["y/n: stop speaker, and drop its clients?"]);
     terminal.press(&["n"]);
     terminal.shows(&["r reload"]);
     terminal.press(&["s"]);

@@ -64,6 +64,10 @@ fn the_last_lines_and_what_comes() {
     let json = home.router("logs speaker --lines 1 --nostream --err --json").well().out;
     let parsed: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     assert_eq!((&parsed["message"], &parsed["type"]), (&"error 19".into(), &"err".into()));
+    // Nobody has written down when that was.
+    assert_eq!(parsed.get("timestamp"), None);
+    let timed = home.router("logs 0 --lines 1 --nostream --err --timestamp").well().out;
+    assert_eq!(timed, "0|speaker | error 19\n");
 
     let mut follower = home
         .command()
@@ -110,4 +114,32 @@ fn the_last_lines_and_what_comes() {
     follower.kill().unwrap();
     follower.wait().unwrap();
     reader.join().unwrap();
+}
+
+/// As `router logs | head -1` does, which is not to live on until another line comes.
+#[test]
+fn it_ends_when_nobody_reads_any_more() {
+    let home = Home::new();
+    speakers(&home);
+    let mut follower =
+        home.command().args(["logs", "speaker"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(follower.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    drop(out);
+    let ended = until("its end", SOON, || follower.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+}
+
+#[test]
+fn as_many_last_lines_are_shown_as_are_asked_for() {
+    const LINES: usize = 200_000;
+    let home = Home::new();
+    home.here.write("idle.js", "setInterval(() => {}, 1e6)");
+    home.router("start idle.js -w 1").well();
+    let text: String = (0..LINES).map(|n| format!("line {n}\n")).collect();
+    fs::write(home.path().join("logs/idle-out-0.log"), text).unwrap();
+    let shown = home.router("logs idle --nostream --out --raw --lines 150000").well().out;
+    assert_eq!(shown.lines().count(), 150_000);
+    assert_eq!(shown.lines().next(), Some("line 50000"));
 }

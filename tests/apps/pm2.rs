@@ -148,6 +148,7 @@ fn rows(list: &[Value]) -> BTreeMap<String, Value> {
                 "exec_interpreter",
                 "instances",
                 "node_args",
+                "autorestart",
                 "pm_exec_path",
                 "pm_cwd",
                 "restart_time",
@@ -156,6 +157,12 @@ fn rows(list: &[Value]) -> BTreeMap<String, Value> {
             .into();
             // PM2 leaves it out where there are none.
             told.insert("args", env.get("args").cloned().unwrap_or_else(|| json!([])));
+            // Of the app's own variables, which the file names; PM2 counts one of them for all.
+            let own = ["LISTENS", "LEVEL", "OBJECT", "FLAG", "PORT"];
+            let text =
+                |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let own = own.map(|name| (name, env["env"].get(name).map(text)));
+            told.insert("env", json!(BTreeMap::from(own)));
             told.insert("out", file(&env["pm_out_log_path"]).into());
             told.insert("error", file(&env["pm_err_log_path"]).into());
             (format!("{} {slot}", row["name"].as_str().unwrap()), json!(told))

@@ -245,6 +245,7 @@ mod tests {
             app: name.to_owned(),
             wanted: workers.len(),
             listening: Vec::new(),
+            unopened: None,
             reloading: false,
             reloads: Reloads::default(),
             announced_sessions: 0,

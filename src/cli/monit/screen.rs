@@ -5,15 +5,16 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line as Text, Span};
 use ratatui::widgets::{
-    Block, Cell, Paragraph, RenderDirection, Row, Sparkline, Table, TableState,
+    Block, Cell as TableCell, Paragraph, RenderDirection, Row, Sparkline, Table, TableState,
 };
 
+use super::super::columns::{self, Column};
 use super::super::list::{self, size, span};
 use super::model::{Line, Model};
 use super::past::{Measure, Past};
 
 /// The columns of a plot inside the table.
-const SMALL_PLOT: u16 = 8;
+const SMALL_PLOT: usize = 8;
 /// Plots inside the table need a terminal so wide, in columns.
 const WIDE: u16 = 108;
 /// All plots stand side by side in a terminal so wide, in columns.
@@ -25,7 +26,34 @@ const HIGH: u16 = 32;
 /// How high a value can be drawn, in steps.
 const STEPS: u32 = 1000;
 
-const KEYS: &str = "↑↓ choose  r reload  R restart  s stop/start  + - scale  space hold  q leave";
+/// Of the log there is one line at least, with a frame around it.
+const LOG_LEAST: u16 = 3;
+
+/// The keys; where there is no room for all of them, those that cannot be guessed.
+const KEYS: [&str; 2] = [
+    "↑↓ choose  r reload  R restart  s stop/start  + - scale  space hold  q leave",
+    "r reload  s stop  + - scale  q leave",
+];
+
+/// The columns of the table, how wide they are, and which go first where the terminal is narrow. What
+/// is chosen is told by its id and name; these two and the status have a width of their own.
+const COLUMNS: [(&str, usize, Option<u8>); 13] = [
+    ("id", 0, None),
+    ("name", 0, None),
+    ("status", 0, None),
+    ("pid", 7, Some(9)),
+    ("up", 4, Some(4)),
+    ("↺", 3, Some(5)),
+    ("sess", 6, Some(8)),
+    ("conn/s", 6, Some(3)),
+    ("lag", 6, Some(2)),
+    ("cpu", 5, Some(7)),
+    ("", SMALL_PLOT, Some(1)),
+    ("mem", 8, Some(6)),
+    ("", SMALL_PLOT, Some(0)),
+];
+/// The place of the names among them.
+const NAME: usize = 1;
 
 /// Draws it; the logs are the last lines that fit.
 pub(super) fn draw<'a>(
@@ -43,7 +71,8 @@ pub(super) fn draw<'a>(
         };
     // The logs have what is left, and a quarter of the screen at least.
     let lines = u16::try_from(model.lines.len()).unwrap_or(u16::MAX);
-    let most = area.height.saturating_sub(plots + 2 + area.height / 4).max(4);
+    let log = LOG_LEAST.max(area.height / 4);
+    let most = area.height.saturating_sub(plots + 2 + log).max(4);
     let table = lines.saturating_add(3).min(most);
     let [head, apps, measures, log, foot] = Layout::vertical([
         Constraint::Length(1),
@@ -81,26 +110,40 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 fn draw_apps(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let wide = area.width >= WIDE;
-    let plot = if wide { SMALL_PLOT } else { 0 };
-    let columns = [
-        ("id", Constraint::Length(4)),
-        ("name", Constraint::Fill(1)),
-        ("status", Constraint::Length(9)),
-        ("pid", Constraint::Length(7)),
-        ("up", Constraint::Length(4)),
-        ("↺", Constraint::Length(3)),
-        ("sess", Constraint::Length(6)),
-        ("conn/s", Constraint::Length(6)),
-        ("lag", Constraint::Length(6)),
-        ("cpu", Constraint::Length(5)),
-        ("", Constraint::Length(plot)),
-        ("mem", Constraint::Length(8)),
-        ("", Constraint::Length(plot)),
-    ];
-    let header = Row::new(columns.map(|(title, _)| title)).style(Modifier::BOLD);
-    let rows = model.lines.iter().map(|line| row(model, line));
-    let table = Table::new(rows, columns.map(|(_, width)| width))
+    let rows: Vec<[Cell; COLUMNS.len()]> =
+        model.lines.iter().map(|line| row(model, line)).collect();
+    let columns: Vec<Column> = (0..COLUMNS.len())
+        .map(|at| {
+            let (title, width, rank) = COLUMNS[at];
+            let cells = rows.iter().map(|row| columns::width(&row[at].text));
+            let widest = cells.chain([columns::width(title)]).max().unwrap_or_default();
+            match (at, width) {
+                (NAME, _) => Column::cut(widest, list::NAME_LEAST),
+                (_, 0) => Column::whole(widest, rank),
+                (_, width) => Column::whole(width, rank),
+            }
+        })
+        .collect();
+    let plots = area.width >= WIDE;
+    // Between two columns is a blank, around them all a frame.
+    let widths = columns::fit(&columns, area.width.into(), 1, 1);
+    let there = |at: usize| widths[at].filter(|_| plots || !COLUMNS[at].0.is_empty());
+    let shown = || (0..COLUMNS.len()).filter_map(|at| Some((at, there(at)?)));
+    let constraint = |(at, width): (usize, usize)| match at {
+        NAME => Constraint::Fill(1),
+        _ => Constraint::Length(width.try_into().unwrap_or(u16::MAX)),
+    };
+    let header = Row::new(shown().map(|(at, _)| COLUMNS[at].0)).style(Modifier::BOLD);
+    let rows = rows.iter().zip(&model.lines).map(|(row, line)| {
+        let cell = |(at, width): (usize, usize)| {
+            let text =
+                if at == NAME { columns::cut(&row[at].text, width) } else { row[at].text.clone() };
+            TableCell::new(text).style(row[at].style)
+        };
+        let row = Row::new(shown().map(cell));
+        if line.row.is_none() { row.style(Modifier::BOLD) } else { row }
+    });
+    let table = Table::new(rows, shown().map(constraint))
         .header(header)
         .row_highlight_style(Style::new().reversed())
         .block(Block::bordered().title(" apps and workers "));
@@ -112,7 +155,14 @@ fn draw_apps(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     }
 }
 
-fn row<'a>(model: &'a Model, line: &'a Line) -> Row<'a> {
+/// What stands in a place of the table.
+struct Cell {
+    text: String,
+    style: Style,
+}
+
+/// What a line says, in the order of [`COLUMNS`].
+fn row(model: &Model, line: &Line) -> [Cell; COLUMNS.len()] {
     let app = &model.apps[line.app];
     let past = model.past(&line.subject);
     let number = |measure| text(measure, past.and_then(|past| past.now(measure)));
@@ -141,30 +191,30 @@ fn row<'a>(model: &'a Model, line: &'a Line) -> Row<'a> {
         down if list::is_down(down) => Color::Red,
         _ => Color::Yellow,
     };
-    let cells = [
-        Cell::new(ids),
-        Cell::new(name),
-        Cell::new(status).style(color),
-        Cell::new(lives(pid.to_string())),
-        Cell::new(lives(span(uptime))),
-        Cell::new(restarts.to_string()),
-        Cell::new(number(Measure::Sessions)),
-        Cell::new(number(Measure::HandOffs)),
-        Cell::new(number(Measure::Lag)),
-        Cell::new(number(Measure::Cpu)),
-        Cell::new(plot(Measure::Cpu)).style(Color::Cyan),
-        Cell::new(number(Measure::Memory)),
-        Cell::new(plot(Measure::Memory)).style(Color::Cyan),
-    ];
-    let row = Row::new(cells);
-    if line.row.is_none() { row.style(Modifier::BOLD) } else { row }
+    let plain = |text: String| Cell { text, style: Style::new() };
+    let colored = |text: String, color: Color| Cell { text, style: color.into() };
+    [
+        plain(ids),
+        plain(name),
+        colored(status.to_owned(), color),
+        plain(lives(pid.to_string())),
+        plain(lives(span(uptime))),
+        plain(restarts.to_string()),
+        plain(number(Measure::Sessions)),
+        plain(number(Measure::HandOffs)),
+        plain(number(Measure::Lag)),
+        plain(number(Measure::Cpu)),
+        colored(plot(Measure::Cpu), Color::Cyan),
+        plain(number(Measure::Memory)),
+        colored(plot(Measure::Memory), Color::Cyan),
+    ]
 }
 
 /// The last looks in eight heights, the newest to the right.
 fn small_plot(past: &Past, measure: Measure) -> String {
     const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let values = past.of(measure);
-    let shown = usize::from(SMALL_PLOT);
+    let shown = SMALL_PLOT;
     let top = top(past, measure, shown);
     let last = values.iter().skip(values.len().saturating_sub(shown));
     let drawn = last.map(|value| {
@@ -263,9 +313,12 @@ fn about(model: &Model, line: &Line) -> String {
 }
 
 fn draw_foot(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let room = usize::from(area.width);
+    let keys = KEYS.iter().find(|keys| columns::width(keys) < room).unwrap_or(&KEYS[1]);
     let foot = match (model.question(), model.said.is_empty()) {
-        (Some(question), _) => Span::from(format!(" {question} y/n")).fg(Color::Yellow).bold(),
-        (None, true) => Span::from(format!(" {KEYS}")).dim(),
+        // What is to be pressed is to be seen, however long the question.
+        (Some(question), _) => Span::from(format!(" y/n: {question}")).fg(Color::Yellow).bold(),
+        (None, true) => Span::from(format!(" {keys}")).dim(),
         (None, false) => Span::from(format!(" {}", model.said)),
     };
     frame.render_widget(Text::from(foot), area);
