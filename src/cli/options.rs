@@ -178,6 +178,23 @@ pub struct Options {
     #[arg(long, env = "ROUTER_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
 
+    /// The Redis that joins this host to others, redis://[user:password@]host[:port][/database]:
+    /// packets of the adapter travel in the format of @socket.io/redis-streams-adapter
+    #[arg(long, env = "ROUTER_BUS", value_name = "URL", hide_env_values = true)]
+    pub bus: Option<String>,
+
+    /// The stream on it
+    #[arg(long, env = "ROUTER_BUS_STREAM", value_name = "NAME", default_value = config::BUS_STREAM)]
+    pub bus_stream: String,
+
+    /// What its channels begin with
+    #[arg(long, env = "ROUTER_BUS_CHANNEL_PREFIX", value_name = "TEXT", default_value = config::BUS_CHANNEL_PREFIX)]
+    pub bus_channel_prefix: String,
+
+    /// How many entries the stream keeps, about
+    #[arg(long, env = "ROUTER_BUS_MAX_LEN", value_name = "N", default_value_t = config::BUS_MAX_LEN, value_parser = clap::value_parser!(u64).range(1..))]
+    pub bus_max_len: u64,
+
     /// Replace a worker whose resident memory is more than this: bytes, or with K, M, G
     /// [default: never]
     #[arg(long, env = "ROUTER_MAX_MEMORY_RESTART", value_name = "BYTES", value_parser = config::bytes)]

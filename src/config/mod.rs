@@ -6,6 +6,7 @@
 mod account;
 mod address;
 mod app;
+mod bus;
 mod bytes;
 mod cron;
 mod date;
@@ -27,6 +28,7 @@ use std::time::Duration;
 pub use account::Account;
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
+pub use bus::{BUS_CHANNEL_PREFIX, BUS_MAX_LEN, BUS_STREAM, Bus, Redis, RedisError, Secret, Site};
 pub use bytes::bytes;
 pub use cron::CronPattern;
 pub use date::DateFormat;
@@ -105,6 +107,8 @@ pub struct Config {
     pub runtime_dir: Option<PathBuf>,
     /// Where it can be asked how it stands.
     pub admin: Option<Address>,
+    /// The bus to other hosts; `None`: this host is alone.
+    pub bus: Option<Bus>,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.
@@ -135,6 +139,7 @@ impl Config {
             orphan_timeout: Some(ORPHAN_TIMEOUT),
             runtime_dir: None,
             admin: None,
+            bus: None,
             log: LogFormat::Pretty,
             verbosity: Verbosity::Normal,
         }

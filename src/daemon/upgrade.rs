@@ -36,6 +36,7 @@ use tokio::net::unix::pipe;
 
 use super::roll::Channels;
 use super::{listeners, notify};
+use crate::bus;
 use crate::config::Address;
 use crate::shard::frozen::{Common, Place};
 use crate::shard::{Descriptors, Frozen};
@@ -84,6 +85,9 @@ pub struct State {
     /// The admin address and its sockets.
     #[serde(default)]
     pub admin: Option<(Address, Vec<Place>)>,
+    /// What the bus has read and has to say.
+    #[serde(default)]
+    pub bus: Option<bus::Frozen>,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.

@@ -1,0 +1,1 @@
+//! What goes wrong between hosts, and what becomes of it.
