@@ -320,7 +320,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 .transpose()
                 .map_err(|reason| DaemonError::System { what: "--admin", reason })?;
             let before = Before::Frozen(Box::new(supervisor), channels, admin);
-            (portions, before, told, bus::Before::Frozen(bus))
+            (portions, before, told, bus::Before::Frozen(bus.map(Box::new)))
         }
         Err((passed, kept)) => {
             listeners.give(passed);

@@ -13,10 +13,10 @@ pub fn encode(bytes: &[u8]) -> Vec<u8> {
         }
         let [a, b, c] = three;
         let all = u32::from_be_bytes([0, a, b, c]);
-        for at in 0..4 {
-            let six = usize::try_from(all >> (18 - 6 * at) & 0x3f).unwrap_or_default();
+        for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let six = usize::try_from(all >> shift & 0x3f).unwrap_or_default();
             let character = ALPHABET.get(six).copied().unwrap_or(b'=');
-            text.push(if at <= chunk.len() as u32 { character } else { b'=' });
+            text.push(if at <= chunk.len() { character } else { b'=' });
         }
     }
     text

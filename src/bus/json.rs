@@ -222,10 +222,19 @@ fn write_text(text: &mut Vec<u8>, string: &str) {
 }
 
 fn write_number(text: &mut Vec<u8>, number: f64) {
-    match integer(number) {
-        Some(integer) => text.extend(integer.to_string().as_bytes()),
-        // What is not finite becomes null there, too.
-        None => text.extend(serde_json::to_vec(&number).unwrap_or_default()),
+    // Where JavaScript begins to write an exponent.
+    const SMALL: f64 = 1e-6;
+    const LARGE: f64 = 1e21;
+    if number == 0.0 {
+        text.push(b'0'); // -0, too.
+    } else if !number.is_finite() {
+        text.extend(b"null");
+    } else if (SMALL..LARGE).contains(&number.abs()) {
+        text.extend(number.to_string().as_bytes());
+    } else {
+        let written = format!("{number:e}");
+        let written = if number.abs() < 1.0 { written } else { written.replace('e', "e+") };
+        text.extend(written.as_bytes());
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
@@ -23,6 +24,9 @@ use crate::config::{Redis, Secret, Site};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Redis may take to answer before it is taken to be away.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long what was sent may stay without any sign that it came. It is also by this that a router's
+/// keeper knows a connection that is no client's.
+const UNHEARD: Duration = Duration::from_secs(30);
 /// Bytes of published packets that wait to be passed on; further ones are dropped and counted.
 const MAX_PUSHED_BYTES: usize = 64 << 20;
 
@@ -370,6 +374,8 @@ async fn client(redis: &Redis) -> Result<Client, RedisError> {
             let sentinels = hosts.iter().map(|host| address(*tls, host));
             let kind = SentinelServerType::Master;
             let mut builder = SentinelClientBuilder::new(sentinels, master, kind)?
+                .set_client_to_redis_tcp_settings(tcp())
+                .set_client_to_sentinel_tcp_settings(tcp())
                 .set_client_to_redis_db(redis.database)
                 .set_client_to_redis_protocol(ProtocolVersion::RESP3);
             if *tls {
@@ -394,7 +400,12 @@ async fn client(redis: &Redis) -> Result<Client, RedisError> {
     if let Some(password) = password {
         settings = settings.set_password(password);
     }
-    Client::open(place.into_connection_info()?.set_redis_settings(settings))
+    let info = place.into_connection_info()?;
+    Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp()))
+}
+
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true).set_user_timeout(UNHEARD)
 }
 
 /// An entry of the stream.

@@ -294,7 +294,6 @@ fn host() -> String {
 }
 
 /// Numbers grow from one router to the next of the same host.
-#[expect(clippy::disallowed_methods, reason = "read once, before the loop")]
 fn first_number() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))

@@ -207,6 +207,11 @@ impl Nodes {
         tell
     }
 
+    /// Nobody of the others can be reached: they are gone for the workers, who do not wait for them.
+    pub fn lose_all(&mut self) -> Vec<Tell> {
+        self.remote.drain().map(|(uid, remote)| Tell::Gone(uid, remote.nsp)).collect()
+    }
+
     /// The adapters of other hosts in a namespace: what one that has just started here is told.
     pub fn others<'a>(&'a self, nsp: &'a str) -> impl Iterator<Item = Uid> + 'a {
         self.remote.iter().filter(move |(_, remote)| remote.nsp == nsp).map(|(uid, _)| *uid)
@@ -317,6 +322,10 @@ mod tests {
         // One that is only heard of, in an old entry of the stream, is gone as well.
         nodes.hear_remote(uid(9), "/", t + 4 * SECOND);
         assert_eq!(look(&mut nodes, &[], t + 6 * SECOND), [Tell::Gone(uid(9), "/".to_owned())]);
+        // Without Redis all are.
+        look(&mut nodes, &all, t + 7 * SECOND);
+        assert_eq!(nodes.lose_all(), [Tell::Gone(uid(1), "/".to_owned())]);
+        assert!(nodes.hosts().is_empty());
     }
 
     #[test]

@@ -95,7 +95,7 @@ mod tests {
         let id: EntryId = "1700000000000-12".parse().expect("an id");
         assert_eq!(id.to_string(), "1700000000000-12");
         assert!("1700000000000-9".parse::<EntryId>().expect("an id") < id);
-        assert!("x-1".parse::<EntryId>().is_err());
+        "x-1".parse::<EntryId>().expect_err("no id");
     }
 
     #[test]

@@ -31,6 +31,8 @@ const MANY: usize = 1000;
 const MAX_ANSWER: usize = 8 << 20;
 /// How often it is looked who is there, and whether the stream has been read to its end.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long Redis may take to say who is there before nobody waits for other hosts.
+const SLOW: Duration = Duration::from_secs(2);
 /// How often the stream is read where Redis does not say when it changes.
 const POLL_EVERY: Duration = Duration::from_millis(25);
 /// The first pause before another connection is tried, and the longest.
@@ -47,6 +49,7 @@ pub(super) async fn sessions(core: &Core) -> Infallible {
             Ok(never) => match never {},
         };
         core.state.borrow_mut().connected = false;
+        lose_all(core).await;
         if worked {
             pause = PAUSE;
         }
@@ -65,6 +68,12 @@ pub(super) async fn sessions(core: &Core) -> Infallible {
     }
 }
 
+/// Nobody here shall wait for an answer that does not come.
+async fn lose_all(core: &Core) {
+    let tell = core.state.borrow_mut().nodes.lose_all();
+    core.tell(tell).await;
+}
+
 /// Why a connection is over.
 enum Broken {
     /// It was never used.
@@ -76,7 +85,7 @@ async fn session(core: &Core) -> Result<Infallible, Broken> {
     let pushed = Arc::new(Pushed::default());
     let (mut link, subscribed) = begin(core, &pushed).await.map_err(Broken::Early)?;
     core.count_connection();
-    tracing::info!(redis = %core.settings.bus.redis, stream = core.names.stream, "the bus is connected");
+    tracing::info!(redis = %core.settings.bus.redis, name = core.names.stream, "the bus is connected");
     core.show(None);
     let (reading, looking) = (link.clone(), link.clone());
     let over = tokio::select! {
@@ -241,7 +250,19 @@ async fn look(core: &Core, mut link: Link) -> Result<Infallible, Fault> {
     let pattern = core.names.pattern();
     let mut stand_ins = StandIns::default();
     loop {
-        let names = link.channels(&pattern).await?;
+        let names = {
+            let asked = link.channels(&pattern);
+            tokio::pin!(asked);
+            match tokio::time::timeout(SLOW, &mut asked).await {
+                Ok(names) => names?,
+                Err(_) => {
+                    tracing::warn!(redis = %core.settings.bus.redis, "Redis is slow: this host is alone meanwhile");
+                    core.show(Some("Redis is slow".to_owned()));
+                    lose_all(core).await;
+                    asked.await?
+                }
+            }
+        };
         let now = clock();
         let (tell, wanted) = {
             let mut state = core.state.borrow_mut();

@@ -127,7 +127,7 @@ impl Client {
                 let apps = self.apps_or_none()?;
                 let mut text = String::new();
                 for found in list::find(&apps, from_ref(&target.target))? {
-                    for (name, value) in &found.app.definition.environment {
+                    for (name, value) in list::environment(&found.app.definition) {
                         writeln!(text, "{name}: {value}")?;
                     }
                 }

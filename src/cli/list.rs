@@ -9,9 +9,10 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::logs;
-use crate::control::apps::{AppState, RouterState};
+use crate::config;
+use crate::control::apps::{AppState, Definition, Environment, RouterState};
 use crate::control::targets::{Known, Meant, meant};
-use crate::metrics::snapshot::Worker;
+use crate::metrics::snapshot::{Bus, Worker};
 
 /// The time on a core that processes had used when they were looked at before.
 #[derive(Debug, Default)]
@@ -195,7 +196,7 @@ pub(super) fn table(apps: &[AppState], looked: &Looked) -> String {
             ]);
         }
     }
-    format!("{table}\n")
+    format!("{table}\n{}", buses(apps))
 }
 
 fn new_table() -> Table {
@@ -222,7 +223,8 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
     let definition = &app.definition;
     let mut table = new_table();
     let created = app.created.to_string();
-    let words = definition.options.join(" ");
+    let words = definition.options.iter().map(|word| config::presentable(word));
+    let words = words.collect::<Vec<_>>().join(" ");
     let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
     let runtime = app.runtime.display().to_string();
     let files: Vec<String> = logs::worker_files(app, &app.ids)
@@ -246,6 +248,7 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("exec mode", definition.mode.clone()),
         ("listening on", listening),
         ("options", words),
+        ("bus", bus(app).unwrap_or_else(|| "-".to_owned())),
         ("router pid", pid),
         ("router restarts", app.restarts.to_string()),
         ("created at", since(&created)),
@@ -256,6 +259,42 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         table.add_row([what.to_owned(), value]);
     }
     format!("{table}\n{}", self::table(std::slice::from_ref(app), looked))
+}
+
+/// How the bus stands, and who else is on it.
+fn bus(app: &AppState) -> Option<String> {
+    let bus = app.status.as_ref()?.bus.as_ref()?;
+    let mut lines = vec![format!("{}: {}", bus.redis, bus_state(bus))];
+    lines
+        .push(format!("stream {}, this host {} with {} adapters", bus.stream, bus.host, bus.nodes));
+    if bus.backlog > 0 {
+        lines.push(format!("{} packets wait ({})", bus.backlog, size(bus.backlog_bytes)));
+    }
+    lines
+        .extend(bus.hosts.iter().map(|host| format!("{} with {} adapters", host.name, host.nodes)));
+    if bus.plain > 0 {
+        lines.push(format!("{} adapters of hosts without router", bus.plain));
+    }
+    Some(lines.join("\n"))
+}
+
+fn bus_state(bus: &Bus) -> String {
+    match (bus.connected, &bus.trouble) {
+        (true, None) => "connected".to_owned(),
+        (true, Some(trouble)) => trouble.clone(),
+        (false, trouble) => format!("away: {}", trouble.as_deref().unwrap_or("not yet there")),
+    }
+}
+
+/// One line for each app that has a bus, below the table.
+fn buses(apps: &[AppState]) -> String {
+    let line = |app: &AppState| {
+        let bus = app.status.as_ref()?.bus.as_ref()?;
+        let hosts = bus.hosts.len() + usize::from(bus.plain > 0);
+        let (name, state) = (&app.definition.name, bus_state(bus));
+        Some(format!("bus of {name}: {state}, {hosts} other hosts\n"))
+    };
+    apps.iter().filter_map(line).collect()
 }
 
 /// Seconds since 1970, as how long ago that was.
@@ -290,6 +329,15 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{size}.{tenths}{}", UNITS[unit])
 }
 
+/// The variables of an app, with no password in them.
+pub(super) fn environment(definition: &Definition) -> Environment {
+    let mut environment = definition.environment.clone();
+    if let Some(url) = environment.get_mut("ROUTER_BUS") {
+        *url = config::presentable_url(url);
+    }
+    environment
+}
+
 /// The list as JSON, with PM2's names.
 ///
 /// # Errors
@@ -316,7 +364,7 @@ pub(super) fn json(apps: &[AppState], pretty: bool) -> Result<String> {
                 "instances": app.ids.len(),
                 "restart_time": worker.restarts,
                 "created_at": app.created * 1000,
-                "env": definition.environment,
+                "env": environment(definition),
             });
             if let Value::Object(env) = &mut env {
                 env.insert(definition.instance_var.clone(), json!(worker.slot));

@@ -169,22 +169,9 @@ fn resolve_in(
         orphan_timeout: Some(options.orphan_timeout).filter(|timeout| !timeout.is_zero()),
         runtime_dir: options.runtime_dir.as_ref().map(|directory| here.join(directory)),
         admin,
-        bus: bus(options)?,
         log: options.log_format,
         verbosity: options.verbosity(),
     })
-}
-
-/// What `--bus` and its like ask for.
-fn bus(options: &Options) -> Result<Option<config::Bus>> {
-    let Some(url) = options.bus.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
-    let redis = url.parse().map_err(|error| anyhow!("--bus: {error}"))?;
-    Ok(Some(config::Bus {
-        redis,
-        stream: options.bus_stream.clone(),
-        channel_prefix: options.bus_channel_prefix.clone(),
-        max_len: options.bus_max_len,
-    }))
 }
 
 /// Every question about an app answered, and what would keep it from running found.
@@ -196,6 +183,7 @@ fn settle(
     cores: usize,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<App> {
+    options.check_bus().map_err(|error| anyhow!(error))?;
     let raw = languages::recognise(raw.over(pm2_variables(variable)?), base);
     // Of ordinary processes one is meant, unless somebody says so.
     let workers = if raw.exec_mode == Some(Mode::Fork) { Workers::Exactly(1) } else { workers };

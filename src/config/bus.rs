@@ -37,6 +37,59 @@ pub struct Bus {
     pub max_len: u64,
 }
 
+/// What one layer of settings says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawBus {
+    /// See [`Bus::redis`].
+    pub redis: Option<Redis>,
+    /// See [`Bus::stream`].
+    pub stream: Option<String>,
+    /// See [`Bus::channel_prefix`].
+    pub channel_prefix: Option<String>,
+    /// See [`Bus::max_len`].
+    pub max_len: Option<u64>,
+}
+
+impl RawBus {
+    /// This layer laid over `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            redis: self.redis.or(below.redis),
+            stream: self.stream.or(below.stream),
+            channel_prefix: self.channel_prefix.or(below.channel_prefix),
+            max_len: self.max_len.or(below.max_len),
+        }
+    }
+
+    /// Fills what is still open; `None`: nobody named a Redis.
+    #[must_use]
+    pub fn resolve(self) -> Option<Bus> {
+        let of = |said: Option<String>, usual: &str| said.unwrap_or_else(|| usual.to_owned());
+        Some(Bus {
+            redis: self.redis?,
+            stream: of(self.stream, BUS_STREAM),
+            channel_prefix: of(self.channel_prefix, BUS_CHANNEL_PREFIX),
+            max_len: self.max_len.unwrap_or(BUS_MAX_LEN),
+        })
+    }
+}
+
+/// A word of a command line as it can be shown: `--bus` without who asks.
+#[must_use]
+pub fn presentable(word: &str) -> String {
+    match word.strip_prefix("--bus=") {
+        Some(url) => format!("--bus={}", presentable_url(url)),
+        None => word.to_owned(),
+    }
+}
+
+/// A URL of a Redis as it can be shown.
+#[must_use]
+pub fn presentable_url(url: &str) -> String {
+    url.parse().map_or_else(|_| "(hidden)".to_owned(), |redis: Redis| redis.to_string())
+}
+
 /// Where a Redis is, and who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
@@ -277,10 +330,12 @@ mod tests {
             let redis = parse(url).expect(url);
             assert!(redis.password.is_some());
             assert!(!format!("{redis} {redis:?}").contains("hush"));
+            assert!(!presentable(&format!("--bus={url}")).contains("hush"));
         }
         for url in ["radis://:hush@h", "redis://:hu%sh@h", "redis://:hush@h:x", "redis://:hush@h/x"]
         {
             assert!(!parse(url).expect_err(url).to_string().contains("hush"));
+            assert_eq!(presentable(&format!("--bus={url}")), "--bus=(hidden)");
         }
     }
 

@@ -28,7 +28,10 @@ use std::time::Duration;
 pub use account::Account;
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
-pub use bus::{BUS_CHANNEL_PREFIX, BUS_MAX_LEN, BUS_STREAM, Bus, Redis, RedisError, Secret, Site};
+pub use bus::{
+    BUS_CHANNEL_PREFIX, BUS_MAX_LEN, BUS_STREAM, Bus, RawBus, Redis, RedisError, Secret, Site,
+    presentable, presentable_url,
+};
 pub use bytes::bytes;
 pub use cron::CronPattern;
 pub use date::DateFormat;
@@ -107,8 +110,6 @@ pub struct Config {
     pub runtime_dir: Option<PathBuf>,
     /// Where it can be asked how it stands.
     pub admin: Option<Address>,
-    /// The bus to other hosts; `None`: this host is alone.
-    pub bus: Option<Bus>,
     /// How the router's log and the workers' output look.
     pub log: LogFormat,
     /// How much the router says.
@@ -139,7 +140,6 @@ impl Config {
             orphan_timeout: Some(ORPHAN_TIMEOUT),
             runtime_dir: None,
             admin: None,
-            bus: None,
             log: LogFormat::Pretty,
             verbosity: Verbosity::Normal,
         }

@@ -15,13 +15,13 @@ pub(super) enum Before {
     /// A router that died, or none, was here.
     Dead,
     /// Another program had this in hand.
-    Frozen(Option<Frozen>),
+    Frozen(Option<Box<Frozen>>),
 }
 
 /// Asks Redis whether it would have this router. A password that is wrong from the start is put
 /// right at once; but the workers that an earlier router has left are worth more than other hosts.
 pub(super) fn probe(config: &Config, runtime: &Runtime) -> Result<(), DaemonError> {
-    let Some(bus) = &config.bus else { return Ok(()) };
+    let Some(bus) = &config.app.bus else { return Ok(()) };
     match bus::probe(bus) {
         Err(refused) if runtime.roll().exists() => {
             tracing::error!("{refused}");
@@ -39,7 +39,7 @@ pub(super) fn start(
     runtime: &Runtime,
     before: Before,
 ) -> Result<Option<Bus>, DaemonError> {
-    let Some(bus) = &config.bus else { return Ok(None) };
+    let Some(bus) = &config.app.bus else { return Ok(None) };
     let settings = Settings {
         bus: bus.clone(),
         serialization: serialization(plan.serialization),
@@ -47,7 +47,7 @@ pub(super) fn start(
         journal: config.orphan_timeout.map(|_| runtime.bus()),
     };
     let start = match before {
-        Before::Frozen(Some(frozen)) => Start::Thawed(Box::new(frozen)),
+        Before::Frozen(Some(frozen)) => Start::Thawed(frozen),
         // Only clients that were here before can have missed anything.
         Before::Dead if runtime.roll().exists() => {
             Journal::read(&runtime.bus()).map_or(Start::Fresh, Start::After)

@@ -26,7 +26,7 @@ pub struct Redis {
     log: Log,
     options: Vec<String>,
     password: Option<String>,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Redis {
@@ -54,7 +54,7 @@ impl Redis {
         let log = Log::default();
         let child = spawn(&options, &log);
         let password = password.map(str::to_owned);
-        let mut redis = Self { port, child, log, options, password, directory };
+        let mut redis = Self { port, child, log, options, password, _directory: directory };
         redis.answers();
         redis
     }
@@ -77,12 +77,6 @@ impl Redis {
         self.answers();
     }
 
-    /// Stopped, with what it had gone.
-    pub fn lose_everything(&mut self) {
-        self.stop();
-        let _none = std::fs::remove_dir_all(self.directory.path().join("appendonlydir"));
-    }
-
     pub fn hold_still(&self) {
         signal(self.child.id(), Signal::SIGSTOP);
     }
@@ -91,17 +85,24 @@ impl Redis {
         signal(self.child.id(), Signal::SIGCONT);
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What it answers to a command.
     #[track_caller]
     pub fn ask(&self, words: &[&str]) -> Value {
+        self.ask_with(self.password.as_deref(), words)
+    }
+
+    /// The same, with a password of its own.
+    #[track_caller]
+    pub fn ask_as(&self, password: &str, words: &[&str]) -> Value {
+        self.ask_with(Some(password), words)
+    }
+
+    #[track_caller]
+    fn ask_with(&self, password: Option<&str>, words: &[&str]) -> Value {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Redis is there");
         stream.set_read_timeout(Some(SOON)).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
-        if let Some(password) = &self.password {
+        if let Some(password) = password {
             send(&mut stream, &["AUTH", password]);
             assert_eq!(answer(&mut reader), "OK");
         }

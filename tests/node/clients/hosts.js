@@ -196,3 +196,34 @@ exports.broadcast = async (_, { hosts, nsp = '', alone = false, tag = 'x' }) => 
   return {};
 };
 
+
+// What one client says to those of its own host, as fast as it can; how much each server's heard.
+exports.blast = async (_, { hosts, count }) => {
+  const all = await clients(hosts);
+  const receivers = askers(all);
+  const heardBy = receivers.map(() => 0);
+  receivers.forEach((s, at) => s.on('number', () => heardBy[at]++));
+  for (let n = 0; n < count; n++) receivers[0].emit('emit', EVERYBODY, 'number', n);
+  await until('all of it', () => heardBy.every((n) => n === count), 15000);
+  closeAll();
+  return { heard: heardBy };
+};
+
+// The workers of the documentation, whose events are those of sticky.js.
+exports.sticky_hosts = async (_, { urls }) => {
+  const all = [];
+  for (const url of urls) all.push(...(await swarm(url, 4, [WEBSOCKET])));
+  const pids = [...new Set(all.map((s) => s.pid))];
+  assert.strictEqual(pids.length, 2 * urls.length);
+  for (const s of askers(all)) {
+    await until('all are known', async () => (await ask(s, 'fetch', null)).ok?.sockets.length === all.length);
+    s.emit('emit all', 'news', s.pid, BYTES);
+    await until('all hear it', () => all.every((other) => other.news.some((n) => n[1] === s.pid)));
+    const { error, responses } = await ask(s, 'server side emit', 'who', 'x');
+    assert.strictEqual(error, null);
+    assert.deepStrictEqual(responses.map((r) => r.pid).sort(), pids.filter((pid) => pid !== s.pid).sort());
+  }
+  for (const s of all) assert.strictEqual(s.news.length, pids.length);
+  closeAll();
+  return {};
+};
