@@ -1,10 +1,11 @@
 //! What is done on one host reaches all.
 
-use super::{HERE, Numbered, THERE, host, hosts, on_bus, plain_host, status, two_hosts};
+use super::{HERE, Numbered, THERE, host, host_on, hosts, on_bus, plain_host, status, two_hosts};
 use crate::both_engines;
 use crate::harness::http::free_port;
 use crate::harness::process::alive;
-use crate::harness::{Redis, Router, SOON, TempDir, client, until};
+use crate::harness::redis::Sentinel;
+use crate::harness::{Redis, Router, SOON, TempDir, client, repository, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -30,6 +31,27 @@ both_engines! {
         client("sticky_hosts", &a.url(), &json!({ "urls": [a.url(), b.url()] }));
         // Each host has one connection: nobody counts subscribers.
         assert_eq!(redis.connections(), 2);
+    }
+
+    fn redis_is_found_by_its_sentinels_and_spoken_to_in_tls(engine) {
+        let tls = free_port();
+        let file = |what| repository().join(format!("tests/node/tls/for-tests-only-redis-{what}.pem"));
+        let (key, certificate) = (file("key"), file("certificate"));
+        let (port, key, path) =
+            (tls.to_string(), key.display().to_string(), certificate.display().to_string());
+        let options = ["--tls-port", &port, "--tls-auth-clients", "no"];
+        let files = ["--tls-key-file", &key, "--tls-cert-file", &path, "--tls-ca-cert-file", &path];
+        let redis = Redis::with(&[&options[..], &files[..]].concat(), None);
+        let sentinel = Sentinel::of(&redis);
+        let by_sentinel = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
+        let a = host_on(engine, HERE, &by_sentinel).start();
+        let in_tls = host_on(engine, THERE, &format!("rediss://localhost:{tls}"));
+        let b = in_tls.env("SSL_CERT_FILE", &path).start();
+        let all = hosts(&[(&a.url(), 2), (&b.url(), 2)]);
+        client("broadcast", "-", &json!({ "hosts": all }));
+        let of = |router: &Router| status(router)["bus"]["redis"].clone();
+        assert_eq!(of(&a), by_sentinel);
+        assert_eq!(of(&b), format!("rediss://localhost:{tls}"));
     }
 
     fn hosts_whose_workers_speak_json_are_one_cluster(engine) {

@@ -143,6 +143,34 @@ impl Drop for Redis {
     }
 }
 
+/// A sentinel that watches a Redis and calls it `main`. Dropping it ends it.
+pub struct Sentinel {
+    pub port: u16,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Sentinel {
+    #[track_caller]
+    pub fn of(redis: &Redis) -> Self {
+        let (port, directory) = (free_port(), TempDir::new());
+        let watched = format!("sentinel monitor main 127.0.0.1 {} 1\n", redis.port);
+        let config = format!("bind 127.0.0.1\nport {port}\n{watched}");
+        let config = directory.write("sentinel.conf", &config).display().to_string();
+        let child = spawn(&[config, "--sentinel".to_owned()], &Log::default());
+        until("the sentinel answers", SOON, || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(())
+        });
+        Self { port, child, _directory: directory }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
 fn spawn(options: &[String], log: &Log) -> Child {
     let mut child = REDIS
         .installed()
