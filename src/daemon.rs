@@ -5,6 +5,7 @@
 
 pub mod activation;
 mod attach;
+mod bus;
 mod interpreter;
 mod kept;
 pub mod listeners;
@@ -42,6 +43,7 @@ use self::roll::{Channels, Roll};
 use self::runtime::{Runtime, RuntimeError};
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
+use crate::bus::{Bus, Status};
 use crate::config::{self, Config, Interpreter, Mode, Plan};
 use crate::control::admin::{Admin, Look};
 use crate::metrics::Totals;
@@ -98,6 +100,9 @@ pub enum DaemonError {
     /// A log file of the workers'.
     #[error(transparent)]
     Logs(#[from] LogError),
+    /// Redis will not have this router.
+    #[error(transparent)]
+    Bus(#[from] crate::bus::Refused),
     /// The workers.
     #[error("{0}")]
     Workers(String),
@@ -107,7 +112,7 @@ impl DaemonError {
     /// Whether it is for the operator to put right: to start once more would end in the same way.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Plan(_) | Self::Activation(_) | Self::Logs(_))
+        matches!(self, Self::Plan(_) | Self::Activation(_) | Self::Logs(_) | Self::Bus(_))
     }
 }
 
@@ -178,6 +183,10 @@ pub fn run(mut config: Config, inheritance: Inheritance) -> Result<ExitCode, Dae
         }
         Inherited::Nothing => {
             let runtime = Runtime::open(&config)?;
+            if let Err(error) = bus::probe(&config, &runtime) {
+                runtime.clear();
+                return Err(error);
+            }
             if let Err(error) = logs::check(&config, &mut Ids::at(runtime.ids())) {
                 if !runtime.roll().exists() {
                     runtime.clear();
@@ -288,7 +297,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
     let (reports, reported) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::unbounded_channel();
     let mut listeners = Listeners::new(Arc::clone(&shared), !config.listen.is_empty());
-    let (portions, before, told) = match thawed {
+    let (portions, before, told, bus) = match thawed {
         Ok(state) => {
             let State {
                 common,
@@ -298,6 +307,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 told,
                 channels,
                 admin,
+                bus,
                 ..
             } = *state;
             let hopes = common.thaw(&shared);
@@ -314,16 +324,19 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
             let admin = admin
                 .transpose()
                 .map_err(|reason| DaemonError::System { what: "--admin", reason })?;
-            (portions, Before::Frozen(Box::new(supervisor), channels, admin), told)
+            let before = Before::Frozen(Box::new(supervisor), channels, admin);
+            (portions, before, told, bus::Before::Frozen(bus.map(Box::new)))
         }
         Err((passed, kept)) => {
             listeners.give(passed);
             let portions = shared.mailboxes.iter().map(|_| Portion::default());
-            (portions.collect(), Before::Dead(kept), notify::Told::default())
+            let told = notify::Told::default();
+            (portions.collect(), Before::Dead(kept), told, bus::Before::Dead)
         }
     };
     let notify = Notifier::from_environment(told);
     let threads = shards::start(engine, &shared, &reports, &failures, portions)?;
+    let bus = bus::start(config, plan, &shared, runtime, bus)?;
     let control = Control {
         config,
         plan,
@@ -333,18 +346,25 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
         runtime,
         notify: &notify,
         upgraded,
+        bus: bus.as_ref().map(Bus::status),
     };
     match control.run(listeners, before, reported, failed).await {
         Ok(Next::Ended(outcome)) => {
             shards::stop(&shared, threads);
+            bus.into_iter().for_each(Bus::end);
             tracing::info!(totals = %Totals(&shared.counters), "router stops");
             Ok(Over::Ended(outcome))
         }
         Ok(Next::Upgrade { mut trial, supervisor, listeners, channels, admin }) => {
+            // What it passes on until then the shards still take.
+            let mut bus = bus.and_then(Bus::rest);
             let resting = threads.into_iter().filter_map(|thread| thread.join().ok().flatten());
             let mut descriptors = Descriptors::default();
             let now = clock();
             let plane = shard::freeze(resting.collect(), &mut descriptors, now);
+            if let Some(bus) = &mut bus {
+                bus.collect(&shared);
+            }
             let mut supervisor = *supervisor;
             supervisor.stow(|pipe| descriptors.add(pipe));
             let lock = runtime.share().map_err(|reason| DaemonError::System {
@@ -373,6 +393,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
                 told: notify.borrow().told(),
                 admin,
                 log_filter: log::changed(),
+                bus,
             });
             match trial.show(&state, &descriptors).await {
                 Ok(()) => Ok(Over::Frozen(trial, state, descriptors)),
@@ -447,6 +468,8 @@ struct Control<'a> {
     notify: &'a Notify,
     /// This program has just taken the process over.
     upgraded: bool,
+    /// How the bus stands, where there is one.
+    bus: Option<Status>,
 }
 
 impl Control<'_> {
@@ -537,7 +560,8 @@ impl Control<'_> {
         let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let admin = self.admin(answered, matches!(origin, Origin::Frozen(_)))?;
-        let look = view::look(config, self.engine, shared, plane.view(), &listeners);
+        let look =
+            view::look(config, self.engine, shared, plane.view(), &listeners, self.bus.clone());
         let (order, ordered) = mpsc::unbounded_channel();
         let (upgrade, wished) = mpsc::unbounded_channel();
         let takers = Takers { supervisor: order, upgrade };

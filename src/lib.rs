@@ -8,6 +8,7 @@
 //! | [`manager`] | the daemon that keeps many apps: a router process for each | control, supervisor's output, config, sys |
 //! | [`cli`] | the command line: options, and the commands that speak to the manager | config, control, metrics |
 //! | [`control`] | how it is looked at and spoken to from outside: admin address, control sockets | config, metrics, sys |
+//! | [`bus`] | the road to other hosts: a thread that speaks to a Redis | shard, ipc, route, config, metrics, sys |
 //! | [`supervisor`] | the workers' processes: spawn, states, backoff, output | sys, ipc, route, config, metrics |
 //! | [`shard`] | the data plane, one thread per core: accept, peek, route, hand off, relay | sys, http, ipc, route, metrics |
 //! | [`config`] | what the operator asked for, raw then resolved | |
@@ -21,6 +22,7 @@
 //! bytes and `now` come in, decisions go out.
 #![deny(unsafe_code)]
 
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -206,6 +206,7 @@ fn app_with_a_dependency() -> TempDir {
 /// The bounds of the README's table, as the program has them.
 #[test]
 fn the_readme_tells_the_bounds_that_hold() {
+    use router::bus;
     use router::supervisor::logs;
     use router::{http::request_line, ipc::frame, shard};
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
@@ -227,6 +228,13 @@ fn the_readme_tells_the_bounds_that_hold() {
         ("workers", router::route::MAX_SLOTS.to_string()),
         ("lines that wait for one log file", format!("{} MiB", logs::QUEUE_MAX >> 20)),
         ("lines that wait for all log files", format!("{} MiB", logs::QUEUES_MAX >> 20)),
+        ("packets waiting for Redis", bus::backlog::MAX_PACKETS.to_string()),
+        (
+            "bytes of the packets waiting for Redis",
+            format!("{} MiB", bus::backlog::MAX_BYTES >> 20),
+        ),
+        ("how deep values nest in a packet for other hosts", bus::value::MAX_DEPTH.to_string()),
+        ("values in a packet for other hosts", bus::value::MAX_VALUES.to_string()),
         ("a header of the PROXY protocol", format!("{} bytes", router::http::proxy::MAX_V2)),
         (
             "what is given back of a kept-alive connection",

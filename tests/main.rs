@@ -5,6 +5,7 @@
 //! | `allocations` | what the hot path asks of the allocator |
 //! | `admin` | the admin address: probes, status, metrics, and the page in a browser |
 //! | `apps` | many apps in the background: the daemon and its commands |
+//! | `bus` | several hosts on one Redis, with router and without; what goes wrong between them |
 //! | `core` | what must hold on every Node version: the cluster, sessions, bodies, Node's own cluster |
 //! | `edges` | what arrives that is no ordinary request |
 //! | `failures` | workers that die, stop, run out or misbehave |
@@ -47,6 +48,7 @@ mod harness;
 mod admin;
 mod allocations;
 mod apps;
+mod bus;
 mod cli;
 mod core;
 mod edges;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use router::ipc::Serialization;
-use router::shard::ring::{Mail, Packet};
+use router::shard::ring::{Mail, Packet, Party};
 
 use super::sessions::worker;
 
@@ -41,5 +41,11 @@ pub(crate) fn framed(payload: &[u8]) -> Bytes {
 /// A packet as it crosses a ring.
 pub(crate) fn mail(frame: &Bytes) -> Mail {
     let from = worker(0);
-    Mail::Packet(Packet { frame: frame.clone(), from, to: None, learn: None, forget: None })
+    Mail::Packet(Packet {
+        frame: frame.clone(),
+        from: Party::Worker(from),
+        to: None,
+        learn: None,
+        forget: None,
+    })
 }

@@ -35,7 +35,7 @@ fn shard(workers: u16) -> (Shard, Instant) {
         by_address: false,
     };
     let mailbox = Mailbox::new(Arc::new(Wake::new().expect("an eventfd")));
-    let shared = Shared::new(vec![mailbox], settings, None, now);
+    let shared = Shared::new(vec![mailbox], None, settings, None, now);
     let mut shard = Shard::new(0, Arc::clone(&shared), Box::new(drop), 1);
     let listener = Arc::new(Listener::new(LISTENER, Kind::Pool));
     let socket = File::open("/dev/null").expect("it is there").into();

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::config::{Ecosystem, RawApp};
+use crate::config::{self, Ecosystem, RawApp};
 use crate::control::apps::{Definition, Environment, Source};
 
 /// The app as its file describes it; none, if it has none.
@@ -19,10 +19,19 @@ pub(super) fn described(definition: &Definition) -> Result<Option<RawApp>> {
     Ok(ecosystem.apps.pop())
 }
 
-/// Of the worker in this slot.
+/// Of the worker in this slot, with no password of the bus in it.
 pub(super) fn of(definition: &Definition, app: Option<&RawApp>, slot: u16) -> Environment {
     let mut all = definition.environment.clone();
-    let Some(app) = app else { return all };
+    if let Some(app) = app {
+        complete(&mut all, definition, app, slot);
+    }
+    if let Some(url) = all.get_mut("ROUTER_BUS") {
+        *url = config::presentable_url(url);
+    }
+    all
+}
+
+fn complete(all: &mut Environment, definition: &Definition, app: &RawApp, slot: u16) {
     if let Some(filter) = &app.filter_env {
         all.retain(|name, _| !filter.hides(name));
     }
@@ -32,7 +41,6 @@ pub(super) fn of(definition: &Definition, app: Option<&RawApp>, slot: u16) -> En
         let base: u64 = all.get(name).and_then(|base| base.trim().parse().ok()).unwrap_or(0);
         all.insert(name.clone(), base.saturating_add(slot.into()).to_string());
     }
-    all
 }
 
 /// What `--env` said, or its variable.

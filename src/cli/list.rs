@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::columns::{self, Column};
 use super::environment;
 use super::logs;
+use crate::config;
 use crate::control::apps::{AppState, RouterState};
 use crate::control::targets::{Known, Meant, meant};
-use crate::metrics::snapshot::Worker;
+use crate::metrics::snapshot::{Bus, Worker};
 
 /// The time on a core that processes had used when they were looked at before.
 #[derive(Debug, Default)]
@@ -213,7 +214,7 @@ pub(super) fn table(apps: &[AppState], looked: &Looked) -> String {
             _ => Cell::new(&row[at]),
         }));
     }
-    format!("{table}\n")
+    format!("{table}\n{}", buses(apps))
 }
 
 /// What a row says, in the order of [`COLUMNS`].
@@ -264,7 +265,8 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
     let definition = &app.definition;
     let mut table = new_table();
     let created = app.created.to_string();
-    let words = definition.options.join(" ");
+    let words = definition.options.iter().map(|word| config::presentable(word));
+    let words = words.collect::<Vec<_>>().join(" ");
     let ids: Vec<String> = app.ids.iter().map(u32::to_string).collect();
     let runtime = app.runtime.display().to_string();
     let files: Vec<String> = logs::worker_files(app, &app.ids)
@@ -291,6 +293,7 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         ("exec mode", definition.mode.clone()),
         ("listening on", listening),
         ("options", words),
+        ("bus", bus(app).unwrap_or_else(|| "-".to_owned())),
         ("router pid", pid),
         ("router restarts", app.restarts.to_string()),
         ("created at", since(&created)),
@@ -305,6 +308,42 @@ pub(super) fn describe(app: &AppState, looked: &Looked) -> String {
         what.set_constraint(ColumnConstraint::ContentWidth);
     }
     format!("{table}\n{}", self::table(std::slice::from_ref(app), looked))
+}
+
+/// How the bus stands, and who else is on it.
+fn bus(app: &AppState) -> Option<String> {
+    let bus = app.status.as_ref()?.bus.as_ref()?;
+    let mut lines = vec![format!("{}: {}", bus.redis, bus_state(bus))];
+    lines
+        .push(format!("stream {}, this host {} with {} adapters", bus.stream, bus.host, bus.nodes));
+    if bus.backlog > 0 {
+        lines.push(format!("{} packets wait ({})", bus.backlog, size(bus.backlog_bytes)));
+    }
+    lines
+        .extend(bus.hosts.iter().map(|host| format!("{} with {} adapters", host.name, host.nodes)));
+    if bus.plain > 0 {
+        lines.push(format!("{} adapters of hosts without router", bus.plain));
+    }
+    Some(lines.join("\n"))
+}
+
+fn bus_state(bus: &Bus) -> String {
+    match (bus.connected, &bus.trouble) {
+        (true, None) => "connected".to_owned(),
+        (true, Some(trouble)) => trouble.clone(),
+        (false, trouble) => format!("away: {}", trouble.as_deref().unwrap_or("not yet there")),
+    }
+}
+
+/// One line for each app that has a bus, below the table.
+fn buses(apps: &[AppState]) -> String {
+    let line = |app: &AppState| {
+        let bus = app.status.as_ref()?.bus.as_ref()?;
+        let hosts = bus.hosts.len() + usize::from(bus.plain > 0);
+        let (name, state) = (&app.definition.name, bus_state(bus));
+        Some(format!("bus of {name}: {state}, {hosts} other hosts\n"))
+    };
+    apps.iter().filter_map(line).collect()
 }
 
 /// Seconds since 1970, as how long ago that was.

@@ -243,6 +243,7 @@ fn settle(
     cores: usize,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<App> {
+    options.check_bus().map_err(|error| anyhow!(error))?;
     let raw = languages::recognise(raw.over(pm2_variables(variable)?), base);
     // Of ordinary processes one is meant, unless somebody says so.
     let workers = if raw.exec_mode == Some(Mode::Fork) { Workers::Exactly(1) } else { workers };

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args};
 use super::given::Given;
 use crate::config::{
     self, Balance, CronPattern, DateFormat, EngineChoice, Handoff, LogForm, LogFormat, RawApp,
-    RawLogs, Serialization, Sticky, Verbosity, Workers,
+    RawBus, RawLogs, Serialization, Sticky, Verbosity, Workers,
 };
 
 /// How an app is run.
@@ -184,6 +184,23 @@ pub struct Options {
     /// host:port, :port, or unix:/path
     #[arg(long, env = "ROUTER_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
+
+    /// The Redis that joins this host to others, redis://[user:password@]host[:port][/database]:
+    /// packets of the adapter travel in the format of @socket.io/redis-streams-adapter
+    #[arg(long, env = "ROUTER_BUS", value_name = "URL", hide_env_values = true)]
+    pub bus: Option<String>,
+
+    /// The stream on it [default: socket.io]
+    #[arg(long, env = "ROUTER_BUS_STREAM", value_name = "NAME")]
+    pub bus_stream: Option<String>,
+
+    /// What its channels begin with [default: socket.io]
+    #[arg(long, env = "ROUTER_BUS_CHANNEL_PREFIX", value_name = "TEXT")]
+    pub bus_channel_prefix: Option<String>,
+
+    /// How many entries the stream keeps, about [default: 10000]
+    #[arg(long, env = "ROUTER_BUS_MAX_LEN", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub bus_max_len: Option<u64>,
 
     /// Replace a worker whose resident memory is more than this: bytes, or with K, M, G
     /// [default: never]
@@ -369,7 +386,29 @@ impl Options {
             increment_var: self.increment_var.clone(),
             treekill: self.no_treekill.then_some(false),
             logs: self.logs(),
+            bus: self.bus(),
             ..RawApp::default()
+        }
+    }
+
+    /// Whether `--bus` says what a URL is. It is no parser of clap's, which would repeat what it
+    /// refuses, and with it a password.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) fn check_bus(&self) -> Result<(), String> {
+        let said = self.bus.as_deref().filter(|url| !url.is_empty());
+        let parsed = said.map(str::parse::<config::Redis>).transpose();
+        parsed.map(drop).map_err(|error| format!("--bus: {error}"))
+    }
+
+    fn bus(&self) -> RawBus {
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        RawBus {
+            redis: self.bus.as_deref().and_then(|url| url.parse().ok()),
+            stream: said(&self.bus_stream),
+            channel_prefix: said(&self.bus_channel_prefix),
+            max_len: self.bus_max_len,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::bus::{Bus, RawBus};
 use super::logs::{Logs, Naming, PidFile, RawLogs, absolute};
 use super::{Account, ConfigError, CronPattern, FilterEnv, Mode, Workers};
 
@@ -78,6 +79,8 @@ pub struct App {
     pub namespace: String,
     /// The files that the workers' lines go to.
     pub logs: Logs,
+    /// The bus to other hosts; `None`: this host is alone.
+    pub bus: Option<Bus>,
     /// Where each worker's process id is written down.
     pub pid_file: Option<PidFile>,
     /// Which of the router's own variables the workers do not see.
@@ -209,6 +212,8 @@ pub struct RawApp {
     pub autostart: Option<bool>,
     /// See [`App::logs`].
     pub logs: RawLogs,
+    /// See [`App::bus`].
+    pub bus: RawBus,
     /// See [`App::pid_file`]; relative to `cwd`.
     pub pid_file: Option<PathBuf>,
     /// See [`App::filter_env`].
@@ -282,6 +287,7 @@ impl RawApp {
             namespace: self.namespace.or(below.namespace),
             autostart: self.autostart.or(below.autostart),
             logs: self.logs.over(below.logs),
+            bus: self.bus.over(below.bus),
             pid_file: self.pid_file.or(below.pid_file),
             filter_env: self.filter_env.or(below.filter_env),
             source_maps: self.source_maps.or(below.source_maps),
@@ -327,6 +333,7 @@ impl RawApp {
         };
         Ok(App {
             logs: self.logs.resolve(naming),
+            bus: self.bus.resolve(),
             pid_file: self.pid_file.map(|path| PidFile(absolute(&cwd, &path))),
             filter_env: self.filter_env,
             source_maps: self.source_maps,

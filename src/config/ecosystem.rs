@@ -223,6 +223,21 @@ impl Reader<'_> {
             "log_max_size" => raw.logs.max_size = Some(self.bytes(key, value)?),
             "log_max_age" => raw.logs.max_age = Some(self.age(key, value)?),
             "log_keep" => raw.logs.keep = Some(self.parsed(key, value, "a number of files")?),
+            "bus" => {
+                const WANTED: &str = "a URL (redis://host:6379)";
+                // It may hold a password, which is not repeated.
+                let wrong = || self.wrong(key, &Value::from("(hidden)"), WANTED);
+                let url = self.text(key, value).map_err(|_| wrong())?;
+                raw.bus.redis = Some(url.parse().map_err(|_| wrong())?);
+            }
+            "bus_stream" => raw.bus.stream = Some(self.text(key, value)?),
+            "bus_channel_prefix" => raw.bus.channel_prefix = Some(self.text(key, value)?),
+            "bus_max_len" => {
+                const WANTED: &str = "a number of entries";
+                let length = self.parsed(key, value, WANTED)?;
+                raw.bus.max_len = Some(length).filter(|length| *length > 0);
+                raw.bus.max_len.ok_or_else(|| self.wrong(key, value, WANTED))?;
+            }
             "pid_file" => raw.pid_file = Some(self.text(key, value)?.into()),
             "filter_env" => raw.filter_env = self.filter(key, value)?,
             // What PM2 reads of either is whether it is true.
@@ -589,6 +604,8 @@ mod tests {
             ("log_max_size", json!("10MB"), "K, M, G"),
             ("log_max_age", json!("soon"), "30d"),
             ("log_keep", json!(-1), "a number of files"),
+            ("bus", json!("radis://:hush@h"), "(hidden)"),
+            ("bus_max_len", json!(0), "a number of entries"),
         ] {
             let file = json!({ "apps": [{ "name": "chat", key: value }] });
             let error = read(&file).expect_err(key).to_string();

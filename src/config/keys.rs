@@ -77,6 +77,11 @@ const KEYS: &[Key] = &[
     honoured("log_max_size", &[]),
     honoured("log_max_age", &[]),
     honoured("log_keep", &[]),
+    // Of this router alone: each app may have a stream of its own.
+    honoured("bus", &[]),
+    honoured("bus_stream", &[]),
+    honoured("bus_channel_prefix", &[]),
+    honoured("bus_max_len", &[]),
     ignored("automation", &[]),
     ignored("auto_exit", &[]),
     ignored("deep_monitoring", &[]),

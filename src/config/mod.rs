@@ -6,6 +6,7 @@
 mod account;
 mod address;
 mod app;
+mod bus;
 mod bytes;
 mod cron;
 mod date;
@@ -28,6 +29,10 @@ use std::time::Duration;
 pub use account::Account;
 pub use address::{Address, AddressError, Resolve};
 pub use app::{App, RawApp, Surroundings};
+pub use bus::{
+    BUS_CHANNEL_PREFIX, BUS_MAX_LEN, BUS_STREAM, Bus, RawBus, Redis, RedisError, Secret, Site,
+    presentable, presentable_url,
+};
 pub use bytes::bytes;
 pub use cron::CronPattern;
 pub use date::DateFormat;

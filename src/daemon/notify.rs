@@ -322,7 +322,7 @@ mod tests {
             self_routing: false,
             by_address: false,
         };
-        Shared::new(vec![mailbox(), mailbox()], settings, None, clock())
+        Shared::new(vec![mailbox(), mailbox()], None, settings, None, clock())
     }
 
     #[test]

@@ -312,7 +312,7 @@ impl DataPlane for Plane {
     }
 }
 
-const fn serialization(serialization: config::Serialization) -> Serialization {
+pub(super) const fn serialization(serialization: config::Serialization) -> Serialization {
     match serialization {
         config::Serialization::Advanced => Serialization::Advanced,
         config::Serialization::Json => Serialization::Json,

@@ -202,6 +202,12 @@ impl Runtime {
         self.directory.join("ids")
     }
 
+    /// How far the bus's stream was read.
+    #[must_use]
+    pub fn bus(&self) -> PathBuf {
+        self.directory.join("bus")
+    }
+
     /// What a worker that comes back must know.
     #[must_use]
     pub fn secret(&self) -> &str {
@@ -211,7 +217,7 @@ impl Runtime {
     /// Takes everything away: nobody is left who could come back. The directory itself goes too
     /// where nothing else lies in it.
     pub fn clear(self) {
-        for name in ["attach", "control", "keeper", "roll", "secret", "lock"] {
+        for name in ["attach", "bus", "control", "keeper", "roll", "secret", "lock"] {
             remove(fs::remove_file(self.directory.join(name)), &self.directory);
         }
         // Both: an upgrade may have changed whose the workers are.

@@ -76,7 +76,9 @@ pub(super) fn shared(
         .proxy
         .clone()
         .map(|trust| -> Trusts { Box::new(move |address| trust.allows(address)) });
-    Ok(Shared::new(mailboxes, settings, trusts, epoch))
+    let bus = config.app.bus.as_ref().map(|_| Ok(Mailbox::new(Arc::new(Wake::new()?)))).transpose();
+    let bus = bus.map_err(|reason| DaemonError::System { what: "an eventfd", reason })?;
+    Ok(Shared::new(mailboxes, bus, settings, trusts, epoch))
 }
 
 /// The clock that the shards share; it counts from when they were made.

@@ -36,6 +36,7 @@ use tokio::net::unix::pipe;
 
 use super::roll::Channels;
 use super::{listeners, notify};
+use crate::bus;
 use crate::config::Address;
 use crate::shard::frozen::{Common, Place};
 use crate::shard::{Descriptors, Frozen};
@@ -87,6 +88,9 @@ pub struct State {
     /// What the log was told to say, in place of what the settings say.
     #[serde(default)]
     pub log_filter: Option<String>,
+    /// What the bus has read and has to say.
+    #[serde(default)]
+    pub bus: Option<bus::Frozen>,
 }
 
 /// Why there was no upgrade. The old program goes on in each case.

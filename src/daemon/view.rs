@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::listeners::Listeners;
 use super::shards::clock;
+use crate::bus::Status;
 use crate::config::Config;
 use crate::metrics::latency::Way;
 use crate::metrics::snapshot::{Process, Queues, Snapshot, Worker};
@@ -36,6 +37,7 @@ pub(super) fn look(
     shared: &Arc<Shared>,
     view: &Rc<RefCell<View>>,
     listeners: &Rc<RefCell<Listeners>>,
+    bus: Option<Status>,
 ) -> Rc<dyn Fn() -> Snapshot> {
     let (shared, view, listeners) = (Arc::clone(shared), Rc::clone(view), Rc::clone(listeners));
     let (app, wanted) = (config.app.name.clone(), usize::from(config.app.workers));
@@ -64,6 +66,7 @@ pub(super) fn look(
             announced_sessions: shared.sessions.len(),
             workers: workers(&view, &shared, preload),
             queues: (0..shared.mailboxes.len()).map(|shard| queues(shard, &shared)).collect(),
+            bus: bus.as_ref().map(Status::read),
             latency: latency.into(),
             log_lines_dropped: logs::dropped(),
             log_writes_failed: logs::failed_writes(),

@@ -18,7 +18,7 @@ pub const MAX_FRAME: usize = 64 << 20;
 const AHEAD: usize = 64 << 10;
 
 /// Bytes of the big-endian length in front of an advanced frame; not counted in that length.
-pub(super) const LENGTH_PREFIX: usize = 4;
+pub(crate) const LENGTH_PREFIX: usize = 4;
 
 /// Why a channel cannot be read any further. The worker's fault.
 #[derive(Debug, PartialEq, Eq, Clone, Copy, thiserror::Error)]

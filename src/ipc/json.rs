@@ -21,7 +21,7 @@ pub(super) fn read(line: &[u8]) -> Option<Top<'_>> {
 ///
 /// JavaScript takes such strings and Node writes them, so a line must not be lost to one. But they are
 /// rare, and the grammar refuses them at once: only then is the line mended and read again.
-pub(super) fn mend(line: &[u8]) -> Vec<u8> {
+pub(crate) fn mend(line: &[u8]) -> Vec<u8> {
     let mut mended = String::from_utf8_lossy(line).into_owned().into_bytes();
     let mut rest = &mut mended[..];
     while let Some(at) = memchr(b'\\', rest) {

@@ -23,13 +23,13 @@ use std::str::FromStr;
 pub mod frame;
 #[cfg(test)]
 mod javascript;
-mod json;
+pub(crate) mod json;
 pub mod message;
 pub mod packet;
 mod preload;
 pub mod reply;
-mod v8;
-mod value;
+pub(crate) mod v8;
+pub(crate) mod value;
 
 /// How a worker's channel writes its messages; fixed for the worker's life.
 #[derive(

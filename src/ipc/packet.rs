@@ -150,7 +150,7 @@ impl fmt::Display for Uid {
 }
 
 /// The value of `source` in every packet.
-pub(super) const SOURCE: &str = "_sio_adapter";
+pub(crate) const SOURCE: &str = "_sio_adapter";
 
 /// Classifies a frame by its ends alone; None when they do not suffice.
 pub(super) fn classify(serialization: Serialization, frame: &[u8]) -> Option<Packet> {

@@ -182,8 +182,17 @@ pub fn shutdown(serialization: Serialization) -> Bytes {
 
 /// Tells the other adapters that the one of `uid` is gone, so that none waits for its answers.
 pub fn adapter_close(serialization: Serialization, uid: &Uid, nsp: &str) -> Bytes {
+    introduction(serialization, PacketKind::AdapterClose, uid, nsp)
+}
+
+/// Tells the other adapters that the one of `uid` lives.
+pub fn adapter_heartbeat(serialization: Serialization, uid: &Uid, nsp: &str) -> Bytes {
+    introduction(serialization, PacketKind::Heartbeat, uid, nsp)
+}
+
+fn introduction(serialization: Serialization, kind: PacketKind, uid: &Uid, nsp: &str) -> Bytes {
     let packet = [
-        ("type", Int(PacketKind::AdapterClose.number())),
+        ("type", Int(kind.number())),
         ("uid", Text(uid.as_str())),
         ("nsp", Text(nsp)),
         ("source", Text(SOURCE)),
@@ -362,6 +371,10 @@ mod tests {
         assert_reply(
             |s| adapter_close(s, &uid, "/"),
             r#"{"type":13,"uid":"0123456789abcdef","nsp":"/","source":"_sio_adapter"}"#,
+        );
+        assert_reply(
+            |s| adapter_heartbeat(s, &uid, "/"),
+            r#"{"type":2,"uid":"0123456789abcdef","nsp":"/","source":"_sio_adapter"}"#,
         );
         assert_reply(
             sticky_connection,

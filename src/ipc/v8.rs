@@ -11,63 +11,63 @@ use super::reply::HANDLE;
 use super::value::{Fields, Scalar, Text, Top, Value};
 
 /// First byte of every serialized value, in front of the version.
-pub(super) const VERSION_TAG: u8 = 0xff;
+pub(crate) const VERSION_TAG: u8 = 0xff;
 /// The version Node writes, and the one the router writes: every reader accepts its elders.
-pub(super) const VERSION: u8 = 15;
+pub(crate) const VERSION: u8 = 15;
 /// The version Deno writes.
-const VERSION_DENO: u8 = 16;
+pub(crate) const VERSION_DENO: u8 = 16;
 
 /// How deep a value may nest. V8 itself recurses as it writes, and gives up far earlier.
 const MAX_DEPTH: usize = 1 << 16;
 
-mod tag {
-    pub(super) const PADDING: u8 = 0;
-    pub(super) const ARRAY_BUFFER: u8 = b'B';
-    pub(super) const ARRAY_BUFFER_VIEW: u8 = b'V';
-    pub(super) const BEGIN_DENSE_ARRAY: u8 = b'A';
-    pub(super) const BEGIN_ERROR: u8 = b'r';
-    pub(super) const BEGIN_MAP: u8 = b';';
-    pub(super) const BEGIN_OBJECT: u8 = b'o';
-    pub(super) const BEGIN_SET: u8 = b'\'';
-    pub(super) const BEGIN_SPARSE_ARRAY: u8 = b'a';
-    pub(super) const BIGINT: u8 = b'Z';
-    pub(super) const BIGINT_OBJECT: u8 = b'z';
-    pub(super) const DATE: u8 = b'D';
-    pub(super) const DOUBLE: u8 = b'N';
-    pub(super) const END_DENSE_ARRAY: u8 = b'$';
-    pub(super) const END_ERROR: u8 = b'.';
-    pub(super) const END_MAP: u8 = b':';
-    pub(super) const END_OBJECT: u8 = b'{';
-    pub(super) const END_SET: u8 = b',';
-    pub(super) const END_SPARSE_ARRAY: u8 = b'@';
-    pub(super) const FALSE: u8 = b'F';
-    pub(super) const FALSE_OBJECT: u8 = b'x';
-    pub(super) const HOLE: u8 = b'-';
-    pub(super) const HOST_OBJECT: u8 = b'\\';
-    pub(super) const INT32: u8 = b'I';
-    pub(super) const LATIN1: u8 = b'"';
-    pub(super) const NULL: u8 = b'0';
-    pub(super) const NUMBER_OBJECT: u8 = b'n';
-    pub(super) const REFERENCE: u8 = b'^';
-    pub(super) const REGEXP: u8 = b'R';
-    pub(super) const RESIZABLE_ARRAY_BUFFER: u8 = b'~';
-    pub(super) const SHARED_ARRAY_BUFFER: u8 = b'u';
-    pub(super) const STRING_OBJECT: u8 = b's';
-    pub(super) const TRANSFERRED_ARRAY_BUFFER: u8 = b't';
-    pub(super) const TRUE: u8 = b'T';
-    pub(super) const TRUE_OBJECT: u8 = b'y';
-    pub(super) const UINT32: u8 = b'U';
-    pub(super) const UNDEFINED: u8 = b'_';
-    pub(super) const UTF16: u8 = b'c';
-    pub(super) const UTF8: u8 = b'S';
-    pub(super) const VERIFY_OBJECT_COUNT: u8 = b'?';
+pub(crate) mod tag {
+    pub(crate) const PADDING: u8 = 0;
+    pub(crate) const ARRAY_BUFFER: u8 = b'B';
+    pub(crate) const ARRAY_BUFFER_VIEW: u8 = b'V';
+    pub(crate) const BEGIN_DENSE_ARRAY: u8 = b'A';
+    pub(crate) const BEGIN_ERROR: u8 = b'r';
+    pub(crate) const BEGIN_MAP: u8 = b';';
+    pub(crate) const BEGIN_OBJECT: u8 = b'o';
+    pub(crate) const BEGIN_SET: u8 = b'\'';
+    pub(crate) const BEGIN_SPARSE_ARRAY: u8 = b'a';
+    pub(crate) const BIGINT: u8 = b'Z';
+    pub(crate) const BIGINT_OBJECT: u8 = b'z';
+    pub(crate) const DATE: u8 = b'D';
+    pub(crate) const DOUBLE: u8 = b'N';
+    pub(crate) const END_DENSE_ARRAY: u8 = b'$';
+    pub(crate) const END_ERROR: u8 = b'.';
+    pub(crate) const END_MAP: u8 = b':';
+    pub(crate) const END_OBJECT: u8 = b'{';
+    pub(crate) const END_SET: u8 = b',';
+    pub(crate) const END_SPARSE_ARRAY: u8 = b'@';
+    pub(crate) const FALSE: u8 = b'F';
+    pub(crate) const FALSE_OBJECT: u8 = b'x';
+    pub(crate) const HOLE: u8 = b'-';
+    pub(crate) const HOST_OBJECT: u8 = b'\\';
+    pub(crate) const INT32: u8 = b'I';
+    pub(crate) const LATIN1: u8 = b'"';
+    pub(crate) const NULL: u8 = b'0';
+    pub(crate) const NUMBER_OBJECT: u8 = b'n';
+    pub(crate) const REFERENCE: u8 = b'^';
+    pub(crate) const REGEXP: u8 = b'R';
+    pub(crate) const RESIZABLE_ARRAY_BUFFER: u8 = b'~';
+    pub(crate) const SHARED_ARRAY_BUFFER: u8 = b'u';
+    pub(crate) const STRING_OBJECT: u8 = b's';
+    pub(crate) const TRANSFERRED_ARRAY_BUFFER: u8 = b't';
+    pub(crate) const TRUE: u8 = b'T';
+    pub(crate) const TRUE_OBJECT: u8 = b'y';
+    pub(crate) const UINT32: u8 = b'U';
+    pub(crate) const UNDEFINED: u8 = b'_';
+    pub(crate) const UTF16: u8 = b'c';
+    pub(crate) const UTF8: u8 = b'S';
+    pub(crate) const VERIFY_OBJECT_COUNT: u8 = b'?';
 
     // Within an error only, where bytes have other meanings.
-    pub(super) const ERROR_CAUSE: u8 = b'c';
-    pub(super) const ERROR_MESSAGE: u8 = b'm';
-    pub(super) const ERROR_STACK: u8 = b's';
+    pub(crate) const ERROR_CAUSE: u8 = b'c';
+    pub(crate) const ERROR_MESSAGE: u8 = b'm';
+    pub(crate) const ERROR_STACK: u8 = b's';
     /// EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError.
-    pub(super) const ERROR_PROTOTYPES: &[u8] = b"ERFSTU";
+    pub(crate) const ERROR_PROTOTYPES: &[u8] = b"ERFSTU";
 }
 
 /// What a payload (without its length prefix) says at the top; None when it cannot be read.
@@ -99,9 +99,10 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     cursor.skip_text().is_some() && cursor.rest.is_empty()
 }
 
-#[derive(Debug)]
-struct Cursor<'a> {
-    rest: &'a [u8],
+/// What is left of a payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
@@ -138,7 +139,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn text(&mut self, tag: u8) -> Option<Text<'a>> {
+    pub(crate) fn text(&mut self, tag: u8) -> Option<Text<'a>> {
         if !matches!(tag, tag::LATIN1 | tag::UTF16 | tag::UTF8) {
             return None;
         }
@@ -308,7 +309,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    fn tag(&mut self) -> Option<u8> {
+    pub(crate) fn tag(&mut self) -> Option<u8> {
         loop {
             let (tag, rest) = self.rest.split_first()?;
             self.rest = rest;
@@ -318,7 +319,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    pub(crate) fn varint(&mut self) -> Option<u64> {
         const LONGEST: u32 = 9; // bytes: 63 bits, more than V8 ever writes
         let mut value = 0;
         for at in 0..LONGEST {
@@ -332,13 +333,13 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    fn bytes(&mut self, length: u64) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, length: u64) -> Option<&'a [u8]> {
         let (bytes, rest) = self.rest.split_at_checked(usize::try_from(length).ok()?)?;
         self.rest = rest;
         Some(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (array, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;
         Some(*array)
@@ -354,7 +355,7 @@ enum Step {
     Open(u8),
 }
 
-fn unzigzag(value: u64) -> i64 {
+pub(crate) fn unzigzag(value: u64) -> i64 {
     let magnitude = (value >> 1).cast_signed();
     if value & 1 == 0 { magnitude } else { !magnitude }
 }
@@ -372,9 +373,10 @@ pub(super) fn write(value: &Value<'_>) -> Vec<u8> {
     writer.frame
 }
 
+/// A frame as it is written.
 #[derive(Debug)]
-struct Writer {
-    frame: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) frame: Vec<u8>,
 }
 
 impl Writer {
@@ -409,7 +411,7 @@ impl Writer {
         }
     }
 
-    fn text(&mut self, text: &str) {
+    pub(crate) fn text(&mut self, text: &str) {
         if text.is_ascii() {
             self.frame.push(tag::LATIN1);
             self.varint(text.len() as u64);
@@ -436,7 +438,7 @@ impl Writer {
         }
     }
 
-    fn varint(&mut self, mut value: u64) {
+    pub(crate) fn varint(&mut self, mut value: u64) {
         loop {
             let [low, ..] = value.to_le_bytes();
             value >>= 7;

@@ -31,7 +31,7 @@ pub(super) enum Scalar<'a> {
 
 /// A string as it lies in the frame; decoded only once it is known to matter.
 #[derive(Debug, PartialEq, Clone)]
-pub(super) enum Text<'a> {
+pub(crate) enum Text<'a> {
     Latin1(&'a [u8]),
     Utf16(&'a [u8]),
     Utf8(Cow<'a, str>),
@@ -77,9 +77,20 @@ impl<'a> Scalar<'a> {
     }
 }
 
+impl<'a> Text<'a> {
+    /// As [`Self::to_str`], for longer.
+    pub(crate) fn into_str(self) -> Cow<'a, str> {
+        match self {
+            Self::Latin1(bytes) if bytes.is_ascii() => String::from_utf8_lossy(bytes),
+            Self::Utf8(text) => text,
+            other => Cow::Owned(other.to_str().into_owned()),
+        }
+    }
+}
+
 impl Text<'_> {
     /// The string in UTF-8; a lone surrogate becomes U+FFFD, as Node's own UTF-8 encoder has it.
-    pub(super) fn to_str(&self) -> Cow<'_, str> {
+    pub(crate) fn to_str(&self) -> Cow<'_, str> {
         match self {
             Self::Latin1(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) if bytes.is_ascii() => Cow::Borrowed(text),

@@ -160,6 +160,7 @@ impl Collector for Exposition {
         let help = "Sessions known by announcement; ids that name their worker need none";
         gauge(&mut to, "announced_sessions", help, None, alone(int(now.announced_sessions)))?;
         self.queues(&mut to)?;
+        self.bus(&mut to)?;
         let help = "Lines of workers that their log files were too slow for";
         let lines = [(Labels::new(), now.log_lines_dropped)];
         counter(&mut to, "log_lines_dropped", help, None, lines)?;
@@ -195,6 +196,24 @@ impl Exposition {
         gauge(to, "ring_mail", help, None, each(|queues| queues.ring_mail))?;
         let help = "Bytes of the packets that a shard has yet to take";
         gauge(to, "ring", help, Some(Unit::Bytes), each(|queues| queues.ring_bytes))
+    }
+
+    /// Nothing where there is none.
+    fn bus(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(bus) = &self.0.bus else { return Ok(()) };
+        let alone = |value: u64| [(Labels::new(), value)];
+        let connected = alone(u64::from(bus.connected));
+        gauge(to, "bus_connected", "1 while the bus has a connection to Redis", None, connected)?;
+        let help = "Packets that wait for Redis to take them";
+        gauge(to, "bus_backlog_packets", help, None, alone(bus.backlog))?;
+        let help = "Bytes of the packets that wait for Redis";
+        gauge(to, "bus_backlog", help, Some(Unit::Bytes), alone(bus.backlog_bytes))?;
+        let help = "Other hosts on the bus that run router";
+        gauge(to, "bus_hosts", help, None, alone(bus.hosts.len() as u64))?;
+        let remote = bus.hosts.iter().map(|host| host.nodes).sum::<usize>();
+        let nodes = [("here", bus.nodes), ("router", remote), ("plain", bus.plain)];
+        let nodes = nodes.map(|(of, n)| (vec![("of", of.to_owned())], n as u64));
+        gauge(to, "bus_nodes", "Adapters on the bus, by whose they are", None, nodes)
     }
 
     fn totals(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

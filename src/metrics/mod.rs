@@ -111,11 +111,38 @@ counters! {
     ClosedNoProxy => "closed_no_proxy", "connections_refused" ("no_proxy_header");
     /// Closed: the PROXY protocol spoken by somebody who is not trusted.
     ClosedUntrusted => "closed_untrusted", "connections_refused" ("untrusted_proxy");
+    /// Packets of this host's that Redis has taken.
+    BusSent => "bus_sent", "bus_packets_sent";
+    /// Packets of other hosts passed on to workers.
+    BusReceived => "bus_received", "bus_packets_received";
+    /// Packets that stayed on this host: the bus's thread was busy and its ring full.
+    BusRingFull => "bus_ring_full", "bus_packets_dropped" ("busy");
+    /// Packets that stayed on this host: Redis was away or slow, and the backlog full.
+    BusBacklogFull => "bus_backlog_full", "bus_packets_dropped" ("backlog");
+    /// Packets that stayed on this host: neither JSON nor MessagePack has a form for what they hold.
+    BusUntranslatable => "bus_untranslatable", "bus_packets_dropped" ("untranslatable");
+    /// Packets of which Redis did not say whether it took them, and that are not sent again.
+    BusUnsure => "bus_unsure", "bus_packets_dropped" ("unsure");
+    /// What came from Redis and is no packet, or one that would hurt a worker.
+    BusSkipped => "bus_skipped", "bus_packets_skipped";
+    /// Entries of the stream that were trimmed before this host had read them.
+    BusMissed => "bus_missed", "bus_packets_missed";
+    /// Connections to Redis that were made.
+    BusConnected => "bus_connected", "bus_connections";
 }
 
 /// What the metrics mean that counters are of.
 pub const FAMILIES: &[(&str, &str)] = &[
     ("accept_pauses", "Times that accepting paused, out of descriptors or at a bound"),
+    ("bus_connections", "Connections to Redis that were made, after losses too"),
+    ("bus_packets_dropped", "Packets that stayed on this host, by why"),
+    (
+        "bus_packets_missed",
+        "Entries of the stream that were trimmed before this host had read them",
+    ),
+    ("bus_packets_received", "Packets of other hosts passed on to workers"),
+    ("bus_packets_sent", "Packets of this host's that Redis has taken"),
+    ("bus_packets_skipped", "What came from Redis and is no packet"),
     ("connections_abandoned", "Clients that went away before they had said what they want"),
     ("connections_accepted", "Connections accepted"),
     ("connections_handed_off", "Connections that a worker took, by how it was chosen"),

@@ -37,6 +37,9 @@ pub struct Snapshot {
     pub workers: Vec<Worker>,
     /// What each shard has in hand, by number.
     pub queues: Vec<Queues>,
+    /// The bus to other hosts, where there is one.
+    #[serde(default)]
+    pub bus: Option<Bus>,
     /// How long connections that a worker took were in the router's hands, by [`super::latency::Way::name`].
     pub latency: BTreeMap<String, Recorded>,
     /// Lines that the workers' log files were too slow for.
@@ -45,6 +48,40 @@ pub struct Snapshot {
     pub log_writes_failed: u64,
     /// Sums over the shards, by [`super::Counter::name`]; and `handed_off`, the sum of those by reason.
     pub totals: BTreeMap<String, u64>,
+}
+
+/// How the bus stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bus {
+    /// Where it is, without who asks.
+    pub redis: String,
+    /// The stream.
+    pub stream: String,
+    /// What this host is called on it.
+    pub host: String,
+    /// Whether Redis is there.
+    pub connected: bool,
+    /// Why it is not.
+    pub trouble: Option<String>,
+    /// Packets that wait for it.
+    pub backlog: u64,
+    /// Bytes of them.
+    pub backlog_bytes: u64,
+    /// Adapters of the workers here: one for each namespace of each.
+    pub nodes: usize,
+    /// The other hosts that run router.
+    pub hosts: Vec<BusHost>,
+    /// Adapters of hosts that do not.
+    pub plain: usize,
+}
+
+/// Another host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusHost {
+    /// What it calls itself.
+    pub name: String,
+    /// Its adapters.
+    pub nodes: usize,
 }
 
 /// What one shard has in hand.

@@ -19,8 +19,9 @@ use super::hopes::Hopes;
 use super::lane::Lane;
 use super::listener::{Listener, ListenerId};
 use super::relay::Owners;
-use super::ring::{Mail, Packet};
+use super::ring::{Mail, Outgoing, Packet, Party};
 use super::{ChannelId, ConnectionId, LaneId, MAX_CONNECTIONS, Report, Reports, Shared};
+use crate::ipc::Serialization;
 use crate::metrics::Counter;
 use crate::route::WorkerId;
 use crate::route::roster::Standing;
@@ -223,6 +224,7 @@ pub struct Shard {
     outbox: Vec<VecDeque<Mail>>,
     /// Shards to wake when this turn ends.
     to_tell: Vec<bool>,
+    to_tell_bus: bool,
     /// Channels with something to write when this turn ends.
     pub(super) dirty: Vec<ChannelId>,
     /// Empty between two turns, and the next one to be `dirty`: kept for its room.
@@ -278,6 +280,7 @@ impl Shard {
             timers: BinaryHeap::new(),
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
             to_tell: vec![false; shards],
+            to_tell_bus: false,
             dirty: Vec::new(),
             pumped: Vec::new(),
             frames: Vec::new(),
@@ -358,6 +361,11 @@ impl Shard {
             if std::mem::take(&mut self.to_tell[shard]) {
                 self.shared.mailboxes[shard].tell();
             }
+        }
+        if std::mem::take(&mut self.to_tell_bus)
+            && let Some(bus) = &self.shared.bus
+        {
+            bus.tell();
         }
     }
 
@@ -483,11 +491,29 @@ impl Shard {
         self.to_tell[shard] = true;
     }
 
+    /// Posts a packet of a worker's here for other hosts, unless its only receiver is here. What
+    /// the ring has no room for stays on this host: nobody here waits for another one.
+    pub(super) fn post_to_bus(&mut self, packet: &Packet, from: WorkerId, written: Serialization) {
+        let Some(bus) = &self.shared.bus else { return };
+        if matches!(packet.to, Some(Party::Worker(_))) {
+            return;
+        }
+        let outgoing = Outgoing { frame: packet.frame.clone(), serialization: written, from };
+        self.to_tell_bus = true;
+        if bus.post(outgoing).is_err() {
+            self.count(Counter::BusRingFull);
+        }
+    }
+
     /// Posts a packet to every other shard, or to the one that owns its only receiver.
     pub(super) fn post_packet(&mut self, packet: &Packet) {
-        let only = packet.to.map(|to| self.shared.owner(to.slot));
         for shard in 0..self.shared.mailboxes.len() {
-            let wanted = only.is_none_or(|only| only == shard) || packet.learn.is_some();
+            let receives = match packet.to {
+                None => true,
+                Some(Party::Worker(to)) => self.shared.owner(to.slot) == shard,
+                Some(Party::Bus) => false,
+            };
+            let wanted = receives || packet.learn.is_some();
             if shard != self.index && wanted {
                 self.post(shard, Mail::Packet(packet.clone()));
             }

@@ -20,6 +20,7 @@ use super::engine::Keeper;
 use super::handoff::HandOffs;
 use super::listener::{Kind, Listener, ListenerId};
 use super::rest::{self, Resting};
+use super::ring::Party;
 use super::{ConnectionId, Shared};
 use crate::ipc::Serialization;
 use crate::ipc::message::{AddressType, QueryServer, Uid};
@@ -430,7 +431,7 @@ pub(super) fn thaw(keeper: &mut impl Keeper, portion: Portion, now: Instant) {
     let shard = keeper.shard();
     shard.listeners.extend(listeners.iter().map(|(id, listener)| (*id, Arc::clone(listener))));
     for (uid, worker) in owners {
-        shard.owners.learn(uid, worker);
+        shard.owners.learn(uid, Party::Worker(worker));
     }
     for hope in hopes {
         if shard.hopes.begin(hope, now) {

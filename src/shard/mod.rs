@@ -57,7 +57,7 @@ use crate::route::roster::Roster;
 use crate::route::session_table::SessionTable;
 pub use frozen::{Descriptors, Frozen, Portion, freeze};
 pub use rest::Resting;
-use ring::Mailbox;
+use ring::{Mailbox, Outgoing};
 
 /// Index of a connection in its shard's tables; the engine gives it out.
 pub type ConnectionId = usize;
@@ -117,6 +117,8 @@ pub struct Shared {
     pub sessions: SessionTable,
     /// One for each shard.
     pub mailboxes: Vec<Mailbox>,
+    /// For other hosts; `None`: there are none.
+    pub bus: Option<Mailbox<Outgoing>>,
     /// One for each shard.
     pub counters: Vec<Counters>,
     /// What each shard has in hand.
@@ -142,10 +144,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// The state of a router with the given mailboxes.
+    /// The state of a router with the given mailboxes, and one for other hosts.
     #[must_use]
     pub fn new(
         mailboxes: Vec<Mailbox>,
+        bus: Option<Mailbox<Outgoing>>,
         settings: Settings,
         trusts: Option<Trusts>,
         epoch: Instant,
@@ -155,6 +158,7 @@ impl Shared {
             roster: Roster::new(),
             sessions: SessionTable::new(),
             mailboxes,
+            bus,
             counters: (0..shards).map(|_| Counters::new()).collect(),
             gauges: (0..shards).map(|_| CachePadded::default()).collect(),
             awaiting_sessions: (0..shards).map(|_| CachePadded::default()).collect(),

@@ -3,12 +3,14 @@
 //! Every shard knows all uids. A uid first appears in a packet that its worker publishes, and that
 //! packet passes through every shard before any worker there can answer it; so learning from the
 //! packets as they pass needs no lock and is never late. A requester that nobody knows is answered
-//! by sending to all: who has not asked ignores it.
+//! by sending to all, other hosts included: who has not asked ignores it. Requests from other hosts are
+//! learnt in the same way, as the bus's.
 
 use std::collections::HashMap;
 
 use ahash::RandomState;
 
+use super::ring::Party;
 use crate::ipc::message::Uid;
 use crate::route::WorkerId;
 
@@ -41,27 +43,30 @@ impl Adapters {
     }
 }
 
-/// Uid to worker.
+/// Uid to whom it is of.
 #[derive(Debug, Default)]
 pub struct Owners {
-    owners: HashMap<Uid, WorkerId, RandomState>,
+    owners: HashMap<Uid, Party, RandomState>,
 }
 
 impl Owners {
-    /// The worker that answers to `uid`.
+    /// Who answers to `uid`.
     #[must_use]
-    pub fn of(&self, uid: &Uid) -> Option<WorkerId> {
+    pub fn of(&self, uid: &Uid) -> Option<Party> {
         self.owners.get(uid).copied()
     }
 
-    /// All that are known.
+    /// All of the workers here that are known.
     pub fn iter(&self) -> impl Iterator<Item = (Uid, WorkerId)> {
-        self.owners.iter().map(|(uid, worker)| (*uid, *worker))
+        self.owners.iter().filter_map(|(uid, owner)| match owner {
+            Party::Worker(worker) => Some((*uid, *worker)),
+            Party::Bus => None,
+        })
     }
 
-    /// `uid` is `worker`'s.
-    pub fn learn(&mut self, uid: Uid, worker: WorkerId) {
-        self.owners.insert(uid, worker);
+    /// `uid` is `owner`'s.
+    pub fn learn(&mut self, uid: Uid, owner: Party) {
+        self.owners.insert(uid, owner);
     }
 
     /// Nobody answers to `uid` any more.
@@ -71,6 +76,6 @@ impl Owners {
 
     /// A worker is gone, and all its uids.
     pub fn forget_worker(&mut self, worker: WorkerId) {
-        self.owners.retain(|_, owner| *owner != worker);
+        self.owners.retain(|_, owner| *owner != Party::Worker(worker));
     }
 }

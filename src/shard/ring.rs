@@ -3,7 +3,8 @@
 //! One bounded lock-free queue per shard, many writers, one reader, and an eventfd that is written
 //! once for a batch: a reader that has been told and has not yet looked is not told again. Bounded
 //! twice, in mail and in bytes of packets; what does not fit stays with its sender, who then reads
-//! no more from its workers until it does.
+//! no more from its workers until it does. The bus to other hosts has a ring of its own: what does not
+//! fit there is not sent, and counted, since workers are never held back by what is far away.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ use crate::sys::wake::Wake;
 const CAPACITY: usize = 8192;
 /// Bytes of packets in a ring. One larger packet passes when the ring has none.
 const CAPACITY_BYTES: usize = 16 << 20;
+/// Packets in the bus's ring: what a worker says while the bus's thread is busy with a large one.
+const BUS_CAPACITY: usize = 32_768;
+/// Bytes in the bus's ring.
+const BUS_CAPACITY_BYTES: usize = 128 << 20;
 
 /// What one thread tells a shard.
 #[derive(Debug)]
@@ -140,36 +145,88 @@ pub enum Answer {
     Refused(i32),
 }
 
+/// One end of a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// A worker of this router.
+    Worker(WorkerId),
+    /// Other hosts.
+    Bus,
+}
+
+/// An adapter packet for other hosts.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The frame, as its sender wrote it.
+    pub frame: Bytes,
+    /// How.
+    pub serialization: Serialization,
+    /// Who sent it.
+    pub from: WorkerId,
+}
+
 /// An adapter packet on its way.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// The frame, as its sender wrote it.
     pub frame: Bytes,
     /// Who sent it: it does not get it back.
-    pub from: WorkerId,
-    /// Only this worker gets it.
-    pub to: Option<WorkerId>,
+    pub from: Party,
+    /// Only this one gets it.
+    pub to: Option<Party>,
     /// The sender answers to this uid.
     pub learn: Option<Uid>,
     /// Nobody answers to this uid any more.
     pub forget: Option<Uid>,
 }
 
-/// A shard's end of the rings: everybody posts, the shard takes.
+/// What a ring carries.
+pub trait Piece: Sized {
+    /// Pieces in a ring.
+    const CAPACITY: usize;
+    /// Bytes of packets in a ring.
+    const CAPACITY_BYTES: usize;
+
+    /// Bytes of the packet that it is, or 0.
+    fn packet_bytes(&self) -> usize;
+}
+
+impl Piece for Mail {
+    const CAPACITY: usize = CAPACITY;
+    const CAPACITY_BYTES: usize = CAPACITY_BYTES;
+
+    fn packet_bytes(&self) -> usize {
+        match self {
+            Self::Packet(packet) => packet.frame.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Piece for Outgoing {
+    const CAPACITY: usize = BUS_CAPACITY;
+    const CAPACITY_BYTES: usize = BUS_CAPACITY_BYTES;
+
+    fn packet_bytes(&self) -> usize {
+        self.frame.len()
+    }
+}
+
+/// A thread's end of the rings: everybody posts, the thread takes.
 #[derive(Debug)]
-pub struct Mailbox {
-    queue: ArrayQueue<Mail>,
+pub struct Mailbox<M = Mail> {
+    queue: ArrayQueue<M>,
     packet_bytes: AtomicUsize,
     told: AtomicBool,
     wake: Arc<Wake>,
 }
 
-impl Mailbox {
+impl<M: Piece> Mailbox<M> {
     /// An empty mailbox whose reader waits on `wake`.
     #[must_use]
     pub fn new(wake: Arc<Wake>) -> Self {
         Self {
-            queue: ArrayQueue::new(CAPACITY),
+            queue: ArrayQueue::new(M::CAPACITY),
             packet_bytes: AtomicUsize::new(0),
             told: AtomicBool::new(false),
             wake,
@@ -192,11 +249,11 @@ impl Mailbox {
     ///
     /// # Errors
     /// The ring is full; the mail is given back.
-    pub fn post(&self, mail: Mail) -> Result<(), Mail> {
-        let bytes = packet_bytes(&mail);
+    pub fn post(&self, mail: M) -> Result<(), M> {
+        let bytes = mail.packet_bytes();
         if bytes > 0 {
             let held = self.packet_bytes.fetch_add(bytes, Ordering::AcqRel);
-            if held > 0 && held + bytes > CAPACITY_BYTES {
+            if held > 0 && held + bytes > M::CAPACITY_BYTES {
                 self.packet_bytes.fetch_sub(bytes, Ordering::AcqRel);
                 return Err(mail);
             }
@@ -221,17 +278,10 @@ impl Mailbox {
     }
 
     /// Takes the oldest piece.
-    pub fn take(&self) -> Option<Mail> {
+    pub fn take(&self) -> Option<M> {
         let mail = self.queue.pop()?;
-        self.packet_bytes.fetch_sub(packet_bytes(&mail), Ordering::AcqRel);
+        self.packet_bytes.fetch_sub(mail.packet_bytes(), Ordering::AcqRel);
         Some(mail)
-    }
-}
-
-fn packet_bytes(mail: &Mail) -> usize {
-    match mail {
-        Mail::Packet(packet) => packet.frame.len(),
-        _ => 0,
     }
 }
 
@@ -239,14 +289,14 @@ fn packet_bytes(mail: &Mail) -> usize {
 mod tests {
     use super::*;
 
-    fn mailbox() -> Mailbox {
+    fn mailbox() -> Mailbox<Mail> {
         Mailbox::new(Arc::new(Wake::new().expect("an eventfd")))
     }
 
     fn packet(bytes: usize) -> Mail {
         Mail::Packet(Packet {
             frame: Bytes::from(vec![0; bytes]),
-            from: WorkerId { slot: 0, generation: 1 },
+            from: Party::Worker(WorkerId { slot: 0, generation: 1 }),
             to: None,
             learn: None,
             forget: None,

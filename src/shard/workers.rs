@@ -11,7 +11,7 @@ use super::core::{Action, Shard, Timer};
 use super::handoff::Delivery;
 use super::lane::peer_text;
 use super::listener::Kind;
-use super::ring::{Answer, Mail, Packet};
+use super::ring::{Answer, Mail, Packet, Party};
 use super::{ChannelId, ConnectionId, DESCRIPTORS_WAIT, End, Report, STALL_WAIT};
 use crate::ipc::Serialization;
 use crate::ipc::frame::{Deframer, MAX_FRAME};
@@ -695,7 +695,7 @@ impl Shard {
         self.count(Counter::PacketsIn);
         self.count_more(Counter::BytesIn, frame.len());
         let Some(channel) = self.channels.get_mut(id).and_then(Option::as_mut) else { return };
-        let worker = channel.worker;
+        let (worker, serialization) = (channel.worker, channel.serialization);
         let mut learn = None;
         if let (Some(uid), Some(nsp)) = (packet.uid, &packet.nsp) {
             let announces =
@@ -717,21 +717,30 @@ impl Shard {
         if first {
             self.report(Report::Heartbeat(worker));
         }
-        self.publish(&Packet { frame, from: worker, to, learn, forget }, now);
+        let packet = Packet { frame, from: Party::Worker(worker), to, learn, forget };
+        self.publish(&packet, worker, serialization, now);
     }
 
-    /// To the workers here and to the other shards.
-    fn publish(&mut self, packet: &Packet, now: Instant) {
+    /// To the workers here, to the other shards, and to other hosts.
+    fn publish(
+        &mut self,
+        packet: &Packet,
+        from: WorkerId,
+        serialization: Serialization,
+        now: Instant,
+    ) {
         self.packet_arrived(packet, now);
         self.post_packet(packet);
+        self.post_to_bus(packet, from, serialization);
     }
 
     /// Queues a packet for those of this shard's workers that it is for.
     fn distribute(&mut self, packet: &Packet, now: Instant) {
         for id in 0..self.channels.len() {
             let Some(channel) = self.channels[id].as_mut() else { continue };
-            let wanted = packet.to.is_none_or(|to| to == channel.worker);
-            if channel.worker == packet.from || !wanted {
+            let party = Party::Worker(channel.worker);
+            let wanted = packet.to.is_none_or(|to| to == party);
+            if party == packet.from || !wanted {
                 continue;
             }
             channel.push(packet.frame.clone(), now);
@@ -813,10 +822,12 @@ impl Shard {
         for connection in std::mem::take(&mut channel.waiting) {
             self.redispatch(connection, worker, now);
         }
+        let serialization = channel.serialization;
         for (uid, nsp) in channel.adapters.drain() {
-            let frame = reply::adapter_close(channel.serialization, &uid, &nsp);
-            let packet = Packet { frame, from: worker, to: None, learn: None, forget: Some(uid) };
-            self.publish(&packet, now);
+            let frame = reply::adapter_close(serialization, &uid, &nsp);
+            let from = Party::Worker(worker);
+            let packet = Packet { frame, from, to: None, learn: None, forget: Some(uid) };
+            self.publish(&packet, worker, serialization, now);
         }
         self.owners.forget_worker(worker);
         self.end_lane(channel, now);

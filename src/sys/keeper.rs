@@ -210,7 +210,13 @@ fn fate(descriptor: BorrowedFd<'_>, directory: &[u8]) -> Fate {
         return Fate::Closed;
     };
     match local.family() {
-        Some(AddressFamily::Inet | AddressFamily::Inet6) => Fate::Kept,
+        // One with a bound on what goes unheard this process has made itself, to a server.
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            match getsockopt(&descriptor, sockopt::TcpUserTimeout) {
+                Ok(0) => Fate::Kept,
+                _ => Fate::Closed,
+            }
+        }
         Some(AddressFamily::Unix) => {
             let local = local.as_unix_addr();
             let path = local.and_then(UnixAddr::path).map(|path| path.as_os_str().as_bytes());
@@ -435,6 +441,10 @@ mod tests {
             assert_eq!((of(unix.as_fd()), of(accepted.as_fd())), (Fate::Closed, kept));
             std::fs::remove_dir_all(directory).expect("ours");
         }
+        // A connection to a server is as good as gone with the one that spoke on it.
+        let bounded = nix::sys::socket::setsockopt(&client, sockopt::TcpUserTimeout, &1000);
+        bounded.expect("Linux has it");
+        assert_eq!(of(client.as_fd()), Fate::Closed);
         let (one, other) = UnixStream::pair().expect("descriptors");
         assert_eq!((of(one.as_fd()), of(other.as_fd())), (Fate::Ended, Fate::Ended));
         let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");

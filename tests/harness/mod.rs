@@ -13,6 +13,7 @@ pub mod plain;
 pub mod pm2;
 pub mod polling;
 pub mod process;
+pub mod redis;
 pub mod router;
 pub mod terminal;
 
@@ -21,6 +22,7 @@ pub use http::{Connection, Response};
 pub use nginx::Nginx;
 pub use plain::PlainNode;
 pub use polling::Session;
+pub use redis::Redis;
 pub use router::{Builder, Router};
 
 use serde_json::Value;

@@ -22,7 +22,7 @@ impl PlainNode {
     pub fn start(
         interpreter: Option<&Path>,
         app: &Path,
-        environment: &[(&str, u16)],
+        environment: &[(&str, impl ToString)],
         ports: &[u16],
     ) -> Self {
         let place = Place::take();

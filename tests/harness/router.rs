@@ -418,7 +418,12 @@ impl Router {
 
     #[track_caller]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port())
+        let address = self.address(0);
+        // Of several addresses of the loopback the test has chosen one.
+        match address.starts_with("127.") {
+            true => format!("http://{address}"),
+            false => format!("http://127.0.0.1:{}", self.port()),
+        }
     }
 
     #[track_caller]

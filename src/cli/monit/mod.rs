@@ -238,6 +238,7 @@ mod tests {
             ..Worker::default()
         };
         let status = Snapshot {
+            bus: None,
             version: "1".to_owned(),
             process,
             engine: "uring".to_owned(),

@@ -76,7 +76,7 @@ impl World {
         let mailbox = || Mailbox::new(Arc::new(Wake::new().expect("an eventfd")));
         let mailboxes = (0..count).map(|_| mailbox()).collect();
         let epoch = common.epoch(self.now);
-        self.shared = Shared::new(mailboxes, self.shared.settings, None, epoch);
+        self.shared = Shared::new(mailboxes, None, self.shared.settings, None, epoch);
         let hopes = common.thaw(&self.shared);
         self.pool = Arc::new(Listener::thaw(&self.pool.freeze()));
         self.app = self.app.take().map(|app| Arc::new(Listener::thaw(&app.freeze())));

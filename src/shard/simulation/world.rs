@@ -130,7 +130,7 @@ impl World {
             by_address: chance.one_in(3),
         };
         let mailboxes = (0..count).map(|_| mailbox()).collect();
-        let shared = Shared::new(mailboxes, settings, None, Instant::now());
+        let shared = Shared::new(mailboxes, None, settings, None, Instant::now());
         let (sender, reports) = channel();
         let shards = (0..count).map(|index| shard(index, &shared, &sender, seed)).collect();
         Self {

@@ -4,7 +4,7 @@
 const assert = require('assert');
 const { POLLING, UPGRADING, WEBSOCKET, ask, byPid, closeAll, connect, ok, swarm, until } = require('./swarm');
 
-Object.assign(exports, require('./addresses'), require('./page'), require('./whole'));
+Object.assign(exports, require('./addresses'), require('./hosts'), require('./page'), require('./whole'));
 
 const KINDS = { polling: [POLLING], websocket: [WEBSOCKET], upgrading: [UPGRADING], mixed: [POLLING, UPGRADING] };
 

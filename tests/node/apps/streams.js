@@ -1,0 +1,20 @@
+// A host without router: one process of plain Node on the official adapter, with the events of the
+// unchanged applications (plain/behaviour.js).
+//
+//   PORT, ADDRESS   where it listens
+//   REDIS           the URL of the Redis that joins it to others
+'use strict';
+const { createServer } = require('http');
+const { createAdapter } = require('@socket.io/redis-streams-adapter');
+const { createClient } = require('redis');
+const { Server } = require('socket.io');
+const behaviour = require('./plain/behaviour');
+
+const redis = createClient({ url: process.env.REDIS });
+redis.on('error', (error) => console.log('redis:', error.message));
+redis.connect().then(() => {
+  const server = createServer((req, res) => res.end(String(process.pid)));
+  const io = new Server(server, { adapter: createAdapter(redis) });
+  behaviour(io);
+  server.listen(process.env.PORT, process.env.ADDRESS || '127.0.0.1');
+});
