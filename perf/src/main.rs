@@ -13,9 +13,11 @@ mod usage;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::front::{Front, Kind};
@@ -55,7 +57,18 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptor_limit(u64::from(arguments.idle) * PROXY_DESCRIPTORS + SPARE_DESCRIPTORS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(LocalSet::new().run_until(run(arguments)))
+    runtime.block_on(LocalSet::new().run_until(async {
+        let mut told = signal(SignalKind::terminate())?;
+        tokio::select! {
+            ended = run(arguments) => ended,
+            // What was started ends with what is dropped here.
+            _ = told.recv() => bail!("told to end"),
+            interrupted = ctrl_c() => {
+                interrupted?;
+                bail!("interrupted")
+            }
+        }
+    }))
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
