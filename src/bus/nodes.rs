@@ -4,7 +4,7 @@
 //! channels, once a second ([`super::names`]), and from what they send. The workers' own adapters
 //! know each other by heartbeats; the official adapter of other hosts sends none, since it counts who
 //! is subscribed. So for such a one the router beats, for as long as it is subscribed, and says for
-//! each that it is gone when it has been out of sight for [`GONE_AFTER`].
+//! each that it is gone when it has been out of sight for `GONE_AFTER`.
 //!
 //! Pure: `now` comes in, what workers are to be told goes out.
 

@@ -185,8 +185,8 @@ pub struct Options {
     #[arg(long, env = "ROUTER_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
 
-    /// The Redis that joins this host to others, redis://[user:password@]host[:port][/database]:
-    /// packets of the adapter travel in the format of @socket.io/redis-streams-adapter
+    /// The Redis that joins this host to others, redis://USER:PASSWORD@HOST:PORT/DATABASE: packets of
+    /// the adapter travel in the format of @socket.io/redis-streams-adapter
     #[arg(long, env = "ROUTER_BUS", value_name = "URL", hide_env_values = true)]
     pub bus: Option<String>,
 
