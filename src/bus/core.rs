@@ -6,6 +6,7 @@
 //! read from the stream, which keeps it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::link::{Entry, Identity};
 use super::names::Names;
 use super::nodes::{Nodes, Tell};
 use super::packet::{MARK, Packet, Way, decoded};
-use super::position::Position;
+use super::position::{EntryId, Position};
 use super::value::Untranslatable;
 use crate::ipc::message::{self, Message, PacketKind, Uid};
 use crate::ipc::reply;
@@ -50,6 +51,7 @@ pub(super) struct Core {
     pub(super) stirred: Notify,
     status: Arc<Mutex<snapshot::Bus>>,
     journal: RefCell<Option<Journal>>,
+    in_hand: RefCell<InHand>,
     troubles: Troubles,
 }
 
@@ -77,6 +79,16 @@ impl State {
     pub(super) fn is_silent(&self) -> bool {
         !self.connected || self.backlog.is_empty()
     }
+}
+
+/// Packets that the shards are to get, in order. Whoever waits for room may be ended by a connection
+/// that breaks; what it had begun to post must not be, so it lies here. Each who adds to it waits
+/// until it is empty, so it holds at most one packet of each that ever waits at once, a handful.
+#[derive(Default)]
+struct InHand {
+    packets: VecDeque<(ring::Packet, Option<EntryId>)>,
+    /// Where the first of them goes next.
+    shard: usize,
 }
 
 /// Kinds of trouble, each told at most every [`TELL_EVERY`], with how often.
@@ -137,6 +149,7 @@ impl Core {
             stirred: Notify::new(),
             status,
             journal: RefCell::new(journal),
+            in_hand: RefCell::default(),
             troubles: Troubles::default(),
         }
     }
@@ -203,7 +216,7 @@ impl Core {
         for uid in others {
             let frame = self.heartbeat(&uid, nsp);
             let packet = self.packet(frame, Some(worker), None, None);
-            self.pass(packet).await;
+            self.pass(packet, None).await;
         }
         self.tell_shards();
     }
@@ -317,14 +330,34 @@ impl Core {
 
     // ---- To the shards ----
 
-    /// Passes an entry on. Gives it back to nobody: what cannot be read is counted.
+    /// Passes an entry on. What cannot be read is counted.
+    ///
+    /// It is written down as read before any worker can have it: a router that dies meanwhile takes one
+    /// packet with it, as it does with those of its workers; read again, it would come twice, and behind
+    /// younger ones.
     pub(super) async fn entry(&self, entry: Entry) {
+        // An entry that the connection before this one had brought may still be in hand.
+        self.post_all().await;
         let id = entry.id;
-        match self.mail_of_entry(entry) {
-            Ok(Some(packet)) => self.pass(packet).await,
-            Ok(None) => {}
-            Err(why) => self.skip(&format!("entry {id}"), why),
+        if self.state.borrow().position.is_some_and(|position| id <= position.last) {
+            return;
         }
+        match self.mail_of_entry(entry) {
+            Ok(Some(packet)) => {
+                let mut position = self.state.borrow().position.unwrap_or_default();
+                position.read(id);
+                self.write_down(position);
+                self.pass(packet, Some(id)).await;
+            }
+            Ok(None) => self.has_read(id),
+            Err(why) => {
+                self.skip(&format!("entry {id}"), why);
+                self.has_read(id);
+            }
+        }
+    }
+
+    fn has_read(&self, id: EntryId) {
         if let Some(position) = &mut self.state.borrow_mut().position {
             position.read(id);
         }
@@ -360,7 +393,7 @@ impl Core {
             Err(why) => return self.skip(&format!("a message on {channel}"), why),
         };
         if let Some(packet) = packet {
-            self.pass(packet).await;
+            self.pass(packet, None).await;
         }
     }
 
@@ -435,30 +468,53 @@ impl Core {
                     self.packet(frame, None, None, Some(uid))
                 }
             };
-            self.pass(packet).await;
+            self.pass(packet, None).await;
         }
         self.tell_shards();
     }
 
     /// Posts a packet to the shards it is for; waits while there is no room.
-    async fn pass(&self, packet: ring::Packet) {
-        while self.shared.congested.load(Ordering::Acquire) > 0 {
+    async fn pass(&self, packet: ring::Packet, entry: Option<EntryId>) {
+        self.in_hand.borrow_mut().packets.push_back((packet, entry));
+        self.post_all().await;
+    }
+
+    /// Posts what is in hand; waits while there is no room.
+    async fn post_all(&self) {
+        while !self.post() {
             self.tell_shards();
             tokio::time::sleep(RETRY).await;
         }
-        for (shard, mailbox) in self.shared.mailboxes.iter().enumerate() {
-            if let Some(Party::Worker(worker)) = packet.to
-                && self.shared.owner(worker.slot) != shard
-            {
-                continue;
+    }
+
+    /// Posts what there is room for of what is in hand; `false`: some is left.
+    fn post(&self) -> bool {
+        let mut in_hand = self.in_hand.borrow_mut();
+        let InHand { packets, shard } = &mut *in_hand;
+        while let Some((packet, entry)) = packets.front() {
+            if *shard == 0 && self.shared.congested.load(Ordering::Acquire) > 0 {
+                return false;
             }
-            let mut mail = Mail::Packet(packet.clone());
-            while let Err(back) = mailbox.post(mail) {
-                mail = back;
-                mailbox.tell();
-                tokio::time::sleep(RETRY).await;
+            while let Some(mailbox) = self.shared.mailboxes.get(*shard) {
+                let elsewhere = |worker: WorkerId| self.shared.owner(worker.slot) != *shard;
+                let skipped = matches!(packet.to, Some(Party::Worker(worker)) if elsewhere(worker));
+                if !skipped && mailbox.post(Mail::Packet(packet.clone())).is_err() {
+                    return false;
+                }
+                *shard += 1;
             }
+            if let Some(id) = *entry {
+                self.has_read(id);
+            }
+            *shard = 0;
+            packets.pop_front();
         }
+        true
+    }
+
+    /// Whether all that was read has been posted.
+    pub(super) fn has_posted_all(&self) -> bool {
+        self.in_hand.borrow().packets.is_empty()
     }
 
     /// Wakes the shards for what was posted.
@@ -495,10 +551,16 @@ impl Core {
 
     /// Writes down how far the stream has been read.
     pub(super) fn note_position(&self) {
-        let state = self.state.borrow();
-        if let (Some(position), Some(journal)) = (state.position, &mut *self.journal.borrow_mut()) {
-            let stream = self.names.stream.clone();
-            journal.write(&Mark { host: state.host.clone(), stream, position });
+        let position = self.state.borrow().position;
+        if let Some(position) = position {
+            self.write_down(position);
+        }
+    }
+
+    fn write_down(&self, position: Position) {
+        if let Some(journal) = &mut *self.journal.borrow_mut() {
+            let host = self.state.borrow().host.clone();
+            journal.write(&Mark { host, stream: self.names.stream.clone(), position });
         }
     }
 
@@ -534,7 +596,16 @@ impl Core {
         self.count(Counter::BusUnsure, packets);
     }
 
+    /// What the next one begins with. An entry that some shard has and another has no room for counts as
+    /// read: nobody gets it twice.
     pub(super) fn into_state(self) -> State {
+        let begun = {
+            let in_hand = self.in_hand.borrow();
+            in_hand.packets.front().filter(|_| in_hand.shard > 0).and_then(|(_, entry)| *entry)
+        };
+        if let Some(id) = begun {
+            self.has_read(id);
+        }
         self.state.into_inner()
     }
 }

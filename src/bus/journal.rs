@@ -1,9 +1,9 @@
 //! How far a host has read the stream, kept in a file for the router that comes after one that died.
 //!
 //! The workers of a router that was killed keep their clients, and the next router reads on from here:
-//! nobody misses what came meanwhile. It is written with one call, over itself, when what was read has
-//! been passed on to the shards; what a router had passed to its shards and not to its workers when it
-//! died is lost with it, as any packet is that it had in hand.
+//! nobody misses what came meanwhile. It is written with one call, over itself, before an entry is
+//! passed on to the shards: what a router had read and not passed to its workers when it died is lost
+//! with it, as any packet is that it had in hand, and nothing comes twice.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -321,7 +321,8 @@ async fn run(core: &Core, mut ordered: mpsc::UnboundedReceiver<Order>) {
             }
             Order::Rest => {
                 core.state.borrow_mut().resting = true;
-                while core.state.borrow().connected && core.state.borrow().backlog.flies() {
+                let flies = || core.state.borrow().connected && core.state.borrow().backlog.flies();
+                while flies() || !core.has_posted_all() {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
             }

@@ -96,6 +96,14 @@ impl Numbered {
         assert_eq!(self.line()["sent"], n);
     }
 
+    /// Waits until each receiver has the last that was sent.
+    #[track_caller]
+    fn until_heard(&mut self) {
+        writeln!(self.ask, "heard").unwrap();
+        let line = self.line();
+        assert!(line["heard"].is_number(), "it said {line}");
+    }
+
     /// How many each receiver got, in order, none twice.
     #[track_caller]
     fn received(&mut self) -> Vec<usize> {

@@ -154,7 +154,8 @@ exports.emitter = async (_, { hosts, redis: url, stream }) => {
 };
 
 // One client of each server hears what the client of one says, everywhere once and in order.
-// Prints a line whenever it is told to say more on stdin; ends with the numbers that each has.
+// Prints a line whenever it is told to say more on stdin (`N`), or to wait until all has been heard
+// (`heard`); ends with the numbers that each has.
 exports.numbered = async (_, { hosts, count }) => {
   const all = await clients(hosts);
   await everybodyKnown(all);
@@ -164,7 +165,15 @@ exports.numbered = async (_, { hosts, count }) => {
   for (const s of receivers) s.on('number', (n) => seen.get(s).push(n));
   let sent = 0;
   const told = require('readline').createInterface({ input: process.stdin });
+  const has = (s) => seen.get(s).length;
+  const heardAll = (n) => until(`${n} are everywhere`, () => receivers.every((s) => n === 0 || seen.get(s).includes(n - 1)), 60000)
+    .catch((error) => { throw new Error(`${error.message}: ${receivers.map(has)}`); });
   for await (const line of told) {
+    if (line === 'heard') {
+      await heardAll(sent);
+      console.log(JSON.stringify({ heard: sent }));
+      continue;
+    }
     const upTo = Math.min(count, +line);
     while (sent < upTo) {
       for (let i = 0; i < 250 && sent < upTo; i++) sender.emit('emit', EVERYBODY, 'number', sent++);
@@ -173,9 +182,7 @@ exports.numbered = async (_, { hosts, count }) => {
     console.log(JSON.stringify({ sent }));
     if (sent === count) break;
   }
-  const has = (s) => seen.get(s).length;
-  await until('the last is everywhere', () => receivers.every((s) => seen.get(s).includes(count - 1)), 60000)
-    .catch((error) => { throw new Error(`${error.message}: ${receivers.map(has)}`); });
+  await heardAll(count);
   for (const s of receivers) {
     const numbers = seen.get(s);
     numbers.forEach((n, at) => assert.ok(at === 0 || n > numbers[at - 1], `${n} after ${numbers[at - 1]} at ${s.host}`));
