@@ -114,12 +114,12 @@ impl Scenario {
             Self::Polling => "32 polling sessions, each message echoed, 2 workers",
             Self::Storm => "WebSocket sessions opened and closed, 32 at once, 2 workers",
             Self::Echo => "32 WebSocket sessions, each message echoed, 2 workers",
-            Self::Broadcast2 => "1,000 broadcasts a second of 100 bytes, 2 workers",
-            Self::Broadcast8 => "1,000 broadcasts a second of 100 bytes, 8 workers",
+            Self::Broadcast2 => "2,000 broadcasts a second of 100 bytes, 2 workers",
+            Self::Broadcast8 => "2,000 broadcasts a second of 100 bytes, 8 workers",
             Self::Broadcast16 => "1,000 broadcasts a second of 100 bytes, 16 workers",
             Self::Broadcast64 => "125 broadcasts a second of 100 bytes, 64 workers",
-            Self::Broadcast2Large => "1,000 broadcasts a second of 4,000 bytes, 2 workers",
-            Self::Broadcast8Large => "1,000 broadcasts a second of 4,000 bytes, 8 workers",
+            Self::Broadcast2Large => "2,000 broadcasts a second of 4,000 bytes, 2 workers",
+            Self::Broadcast8Large => "2,000 broadcasts a second of 4,000 bytes, 8 workers",
             Self::Broadcast16Large => "1,000 broadcasts a second of 4,000 bytes, 16 workers",
             Self::Reload => {
                 "Reload of 2 workers under 64 WebSocket sessions and 8 loops of requests"
@@ -132,13 +132,13 @@ impl Scenario {
 
     const fn broadcast(self) -> Option<Broadcast> {
         let (workers, bytes, rate) = match self {
-            Self::Broadcast2 => (2, 100, 1000),
-            Self::Broadcast8 => (8, 100, 1000),
+            Self::Broadcast2 => (2, 100, 2000),
+            Self::Broadcast8 => (8, 100, 2000),
             Self::Broadcast16 => (16, 100, 1000),
             // As many deliveries as with 8.
             Self::Broadcast64 => (64, 100, 125),
-            Self::Broadcast2Large => (2, 4000, 1000),
-            Self::Broadcast8Large => (8, 4000, 1000),
+            Self::Broadcast2Large => (2, 4000, 2000),
+            Self::Broadcast8Large => (8, 4000, 2000),
             Self::Broadcast16Large => (16, 4000, 1000),
             _ => return None,
         };

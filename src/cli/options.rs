@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(short, long, env = "ROUTER_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<String>,
 
-    /// Router threads: a number, max, or auto for one for every 4 workers
+    /// Router threads: a number, max, or auto for one for every 4 workers that have a core
     #[arg(long, env = "ROUTER_THREADS", value_name = "N|max|auto", value_parser = threads)]
     pub threads: Option<Threads>,
 

@@ -15,7 +15,7 @@ use crate::shard::{self, Engine, Portion, Report, Reports, Resting, Settings, Sh
 use crate::sys::wake::Wake;
 use crate::sys::{cpu, uring};
 
-/// Workers that one shard serves before `--threads auto` adds another.
+/// Workers at work at a time that one shard serves before `--threads auto` adds another.
 const WORKERS_PER_SHARD: usize = 4;
 
 /// Posts to a shard and wakes it. A full ring is waited for: shards always take their mail, and
@@ -49,9 +49,14 @@ pub(super) fn choose_engine(choice: EngineChoice) -> Result<Engine, DaemonError>
 }
 
 pub(super) fn count(config: &Config) -> usize {
-    let workers = usize::from(config.app.workers);
-    let auto = workers.div_ceil(WORKERS_PER_SHARD).min(cpu::usable_cores());
+    let auto = auto(usize::from(config.app.workers), cpu::usable_cores());
     config.threads.unwrap_or(auto).max(1)
+}
+
+/// Workers beyond the cores wait for each other, and are not more to serve; each shard that there is
+/// without need is woken for every packet.
+fn auto(workers: usize, cores: usize) -> usize {
+    workers.min(cores).div_ceil(WORKERS_PER_SHARD)
 }
 
 pub(super) fn shared(
@@ -177,5 +182,19 @@ const fn balance(balance: config::Balance) -> Balance {
         config::Balance::RoundRobin => Balance::RoundRobin,
         config::Balance::Random => Balance::Random,
         config::Balance::LeastLag => Balance::LeastLag,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_serves_the_workers_of_four_cores() {
+        for (workers, cores, threads) in
+            [(1, 1, 1), (2, 64, 1), (4, 4, 1), (5, 8, 2), (8, 2, 1), (64, 16, 4), (1024, 128, 32)]
+        {
+            assert_eq!(auto(workers, cores), threads, "{workers} workers, {cores} cores");
+        }
     }
 }

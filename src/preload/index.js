@@ -37,7 +37,9 @@ function boot(text) {
 
   const lane = Number.isInteger(worker.lane)
     ? attempt('lane', () => require('./lane').open(worker.lane)) : undefined;
+  // Whoever guards the channel sees to the batches of each.
   if (worker.attach) attempt('life without a router', () => require('./orphan').guard(worker, lane));
+  else attempt('batches', () => require('./batch').stand(require('./channel').handle()));
   router.hello(lane !== undefined);
   attempt('servers', () => require('./servers').watch());
   attempt('delivery', () => require('./delivery').listen());

@@ -11,6 +11,7 @@
 const { errno } = require('os').constants;
 const { performance } = require('perf_hooks');
 const net = require('net');
+const batch = require('./batch');
 const channel = require('./channel');
 const lanes = require('./lane');
 const load = require('./load');
@@ -33,7 +34,6 @@ let Pipe;
 let node; // What Node has at the channel there is: { handle, onread, send, disconnect }.
 let orphaned = false;
 const waiting = new Set(); // What Node has written and the kernel has not: { data }, in order.
-let speaking; // The message that Node is about to write.
 let until = 0;
 let calls; // The timer; it is all that keeps an idle process alive meanwhile.
 let hangUp; // Ends the call that is under way.
@@ -75,10 +75,11 @@ function stand() {
       if (error === 0 && !socket && handle.writeQueueSize > 0) follow(req, data);
       if (socket || !GONE.has(error) || isLeaving()) return error;
       orphan();
-      outbox.put(speaking, undefined, undefined, part.mode);
+      for (const message of outbox.read(data)) outbox.put(message, undefined, undefined, part.mode);
       return 0;
     };
   }
+  batch.stand(handle);
 }
 
 // A write that waits for room in the kernel fails without a word to anybody. The kernel may keep the
@@ -107,13 +108,7 @@ function isLeaving() {
 function send(message, handle, options, callback) {
   servers.note(message);
   if (orphaned && outbox.takes(message, handle)) return keep(message, handle, options, callback);
-  const outer = speaking;
-  speaking = message;
-  try {
-    return node.send.call(this, message, handle, options, callback);
-  } finally {
-    speaking = outer;
-  }
+  return node.send.call(this, message, handle, options, callback);
 }
 
 function keep(message, handle, options, callback) {
@@ -131,6 +126,7 @@ function keep(message, handle, options, callback) {
 function orphan() {
   if (orphaned) return;
   orphaned = true;
+  batch.flush(); // Older than what is sent from here on.
   output.hold();
   // The app wants to be without a channel: it is.
   process._disconnect = () => {
@@ -152,7 +148,7 @@ function ended() {
 
 function takeUnsent() {
   const unsent = channel.takeUnsent();
-  const unwritten = [...waiting].map(({ data }) => ({ message: outbox.read(data) }));
+  const unwritten = [...waiting].flatMap(({ data }) => outbox.read(data)).map((message) => ({ message }));
   waiting.clear();
   outbox.putFirst([...unwritten, ...unsent], part.mode);
   for (const { callback } of unsent) {

@@ -131,12 +131,18 @@ function unpack(entry) {
   return unpacker.readValue();
 }
 
-/** The message in what Node writes to the channel: a line of JSON, or a length and what V8 makes of it. */
+/** The messages in what is written to the channel: lines of JSON, or each a length and what V8 makes of it. */
 function read(written) {
-  if (typeof written === 'string') return JSON.parse(written);
-  const unpacker = new Unpacker(written.subarray(4));
-  unpacker.readHeader();
-  return unpacker.readValue();
+  if (typeof written === 'string') return written.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
+  const messages = [];
+  for (let at = 0; at < written.length;) {
+    const end = at + 4 + written.readUInt32BE(at);
+    const unpacker = new Unpacker(written.subarray(at + 4, end));
+    unpacker.readHeader();
+    messages.push(unpacker.readValue());
+    at = end;
+  }
+  return messages;
 }
 
 // ---- The end ----

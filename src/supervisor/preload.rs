@@ -18,9 +18,10 @@ use crate::sys::process::LANE_FD;
 pub(super) const VARIABLE: &str = "ROUTER_WORKER";
 
 /// Every file of the script; the first is the one that is loaded.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 16] = [
     ("index.js", include_str!("../preload/index.js")),
     ("adapter.js", include_str!("../preload/adapter.js")),
+    ("batch.js", include_str!("../preload/batch.js")),
     ("channel.js", include_str!("../preload/channel.js")),
     ("delivery.js", include_str!("../preload/delivery.js")),
     ("drain.js", include_str!("../preload/drain.js")),
