@@ -72,5 +72,14 @@ process.on('exit', () => {
   leaving = true;
   flush();
 });
+for (const name of ['kill', 'abort']) {
+  const end = process[name];
+  process[name] = {
+    [name](...words) {
+      flush();
+      return end.apply(this, words);
+    },
+  }[name];
+}
 
 module.exports = { stand, flush };

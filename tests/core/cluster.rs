@@ -64,6 +64,14 @@ both_engines! {
         holds(Router::on(engine), "big_packets");
     }
 
+    fn the_last_words_of_a_worker_are_heard(engine) {
+        for how in ["exit", "disconnect", "kill"] {
+            let router = Router::on(engine).start();
+            client("last_words", &router.url(), &json!({ "how": how }));
+            router.lives();
+        }
+    }
+
     fn everything_works_with_sticky_1(engine) {
         works(Router::on(engine).env("STICKY", 1), true);
     }

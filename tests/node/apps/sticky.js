@@ -64,6 +64,12 @@ function cluster(socket) {
   socket.on('leave', (room, ack) => reply(ack, socket.leave(room)));
   socket.on('emit all', (...args) => io.emit('news', ...args));
   socket.on('emit room', (room, ...args) => io.to(room).emit('news', ...args));
+  socket.on('last words', (how) => {
+    io.emit('news', how);
+    if (how === 'exit') process.exit(0);
+    if (how === 'disconnect') process.disconnect();
+    if (how === 'kill') process.kill(process.pid, 'SIGTERM');
+  });
   socket.on('emit others', (...args) => socket.broadcast.emit('news', ...args));
   socket.on('fetch', (room, ack) => {
     const target = room ? io.in(room) : io;

@@ -40,6 +40,16 @@ exports.emit_reaches_all = async (url, { clients = 16, binary = true }) => {
   return { pids: byPid(all) };
 };
 
+// What a worker says in the breath in which it goes is heard by the clients of the others.
+exports.last_words = async (url, { how }) => {
+  const all = await swarm(url, 4, [WEBSOCKET]);
+  const others = all.filter((s) => s.pid !== all[0].pid);
+  all[0].emit('last words', how);
+  await until('they are heard', () => others.every((s) => s.news.some((n) => n[0] === how)));
+  closeAll();
+  return { pids: byPid(all) };
+};
+
 // Each of many senders numbers its packets; each receiver must see each sender's in order.
 exports.order_is_kept = async (url, { clients = 8, count = 300, size = 100 }) => {
   const all = await swarm(url, clients, [WEBSOCKET]);
