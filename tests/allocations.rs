@@ -1,4 +1,5 @@
-//! What the hot path asks of the allocator: nothing, or exactly as much as `benches/operations` says.
+//! What the hot path asks of the allocator: nothing, or exactly as much as `benches/operations` says;
+//! and how much of it a table of sessions keeps.
 //!
 //! The allocator of this binary counts for each thread, so other tests beside this one count for
 //! themselves.
@@ -16,10 +17,16 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that it got and has not given back.
+    static KEPT: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+fn keep(more: usize, less: usize) {
+    KEPT.set(KEPT.get().wrapping_add_unsigned(more).wrapping_sub_unsigned(less));
 }
 
 // SAFETY: every call is the system allocator's own, passed on as it came. The counter has no
@@ -28,17 +35,20 @@ fn count() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        keep(layout.size(), 0);
         // SAFETY: the caller's promises are the ones asked for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        keep(0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        keep(size, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -85,4 +95,19 @@ fn the_hot_path_allocates_exactly_what_it_says() {
     operations::all(&mut allocations);
     assert!(allocations.judged > 50, "{}", allocations.judged);
     assert!(allocations.wrong.is_empty(), "{:#?}", allocations.wrong);
+}
+
+/// Bytes that a session may take of a table, whose parts double when they grow.
+const MOST_BYTES: f64 = 100.0;
+
+#[test]
+fn a_session_takes_few_bytes_of_a_table() {
+    for sessions in [10_000, 100_000, 1_000_000] {
+        let before = KEPT.get();
+        let table = operations::sessions::table(sessions);
+        let each = (KEPT.get() - before) as f64 / sessions as f64;
+        assert!(each <= MOST_BYTES, "{each} bytes for each of {sessions}");
+        drop(table);
+        assert_eq!(KEPT.get(), before, "all of it is given back");
+    }
 }

@@ -12,7 +12,7 @@ mod frames;
 mod packets;
 mod request;
 mod ring;
-mod sessions;
+pub(crate) mod sessions;
 mod shard;
 mod table;
 mod workers;

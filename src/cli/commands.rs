@@ -257,7 +257,7 @@ pub struct SendSignal {
 pub struct LogLevel {
     /// A level, or one for each target, as in RUST_LOG
     pub level: String,
-    /// Names, ids, namespaces [default: all]
+    /// Names, ids, namespaces [default: all, and the daemon]
     #[arg(value_name = "APP")]
     pub targets: Vec<String>,
 }
