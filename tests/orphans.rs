@@ -118,8 +118,8 @@ fn holds_back(engine: Engine, stands_still: bool) {
     let workers = manager.router().slots();
     let mut connection = Connection::tcp(manager.port());
     connection.get("/pid");
-    // 72 MiB, of which 64 MiB may wait.
-    let emit = "/emit?messages=1152&bytes=65536";
+    // 40 MiB, of which 32 MiB may wait.
+    let emit = "/emit?messages=640&bytes=65536";
     if stands_still {
         signal(manager.router().pid(), Signal::SIGSTOP);
         connection.get(emit);
@@ -136,7 +136,7 @@ fn holds_back(engine: Engine, stands_still: bool) {
     });
     let number: u32 = told.expect("it is said how many were dropped");
     // A few are in the buffers of the dead router's socket, and so with it.
-    assert!((100..200).contains(&number), "{number} of 1152");
+    assert!((100..200).contains(&number), "{number} of 640");
     manager.stop();
 }
 

@@ -6,7 +6,8 @@
 const net = require('net');
 const v8 = require('v8');
 
-const BYTES_MAX = 64 * 1024 * 1024;
+// Half of what the router lets wait for a worker, so that what one had held back congests nobody.
+const BYTES_MAX = 32 * 1024 * 1024;
 const ENTRIES_MAX = 100_000;
 const KEPT = /^router:(?:return|warn|server|drained)(?: |$)/; // Of our own words.
 const SENT = new Set(['string', 'object', 'number', 'boolean']);
