@@ -24,12 +24,13 @@
 //! | [`packet`], [`names`] | pure: entries and payloads, what stream and channels are called |
 //! | [`nodes`], [`backlog`], [`position`] | pure: who is there, what is to be said, how far was read |
 //! | `core` | their owner: from the ring, to the shards |
-//! | `link`, `session` | the connection, and its life |
+//! | `connect`, `link`, `session` | how a connection is made, what it is asked, and its life |
 //! | [`journal`] | how far the stream was read, for the next router |
 #![deny(clippy::indexing_slicing, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 pub mod backlog;
 pub mod base64;
+mod connect;
 mod core;
 pub mod journal;
 pub mod json;
@@ -53,8 +54,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::backlog::{Backlog, Held};
+use self::connect::Fault;
 use self::core::{Core, State, clock};
-use self::link::{Fault, Identity, Link, Pushed};
+use self::link::{Identity, Link, Pushed};
 use self::nodes::Nodes;
 use self::position::Position;
 use crate::config;

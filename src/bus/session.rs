@@ -19,8 +19,9 @@ use std::time::Duration;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
+use super::connect::{self, Fault};
 use super::core::{Core, clock};
-use super::link::{self, Fault, Link, Next, Pushed};
+use super::link::{self, Link, Next, Pushed};
 use super::packet::Way;
 use crate::config::Redis;
 
@@ -301,7 +302,7 @@ impl StandIns {
         wanted: BTreeSet<String>,
     ) -> Result<(), Fault> {
         if self.0.len() == at {
-            self.0.push((link::stand_in(redis).await?, BTreeSet::new()));
+            self.0.push((connect::stand_in(redis).await?, BTreeSet::new()));
         }
         let Some((connection, channels)) = self.0.get_mut(at) else { return Ok(()) };
         let more: Vec<&String> = wanted.difference(channels).collect();
