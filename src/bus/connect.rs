@@ -48,6 +48,14 @@ impl From<RedisError> for Fault {
 }
 
 impl Fault {
+    /// The same, with whose it is.
+    pub(super) fn of(self, redis: &Redis) -> Self {
+        match self {
+            Self::Refused(why) => Self::Refused(format!("{redis}: {why}")),
+            Self::Away(why) => Self::Away(format!("{redis}: {why}")),
+        }
+    }
+
     /// Redis answered, and with something else.
     pub(super) fn unexpected(what: &str, got: &Value) -> Self {
         // Redis' own errors are told in its words; of anything else its kind.
@@ -126,6 +134,11 @@ async fn client(redis: &Redis) -> Result<Client, RedisError> {
                 builder = builder.set_client_to_redis_password(password);
             }
             return builder.build()?.async_get_client().await;
+        }
+        Site::Cluster { .. } => {
+            return Err(
+                (ErrorKind::InvalidClientConfig, "a cluster is spoken to node by node").into()
+            );
         }
     };
     let mut settings = RedisConnectionInfo::default()

@@ -11,9 +11,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::Notify;
 
+use super::cluster::{self, Known};
 use super::connect::{Fault, connect};
 use super::position::{EntryId, StreamInfo};
-use crate::config::Redis;
+use super::slots::{self, Topology};
+use crate::config::{Redis, Site};
 
 /// Bytes of published packets that wait to be passed on; further ones are dropped and counted.
 const MAX_PUSHED_BYTES: usize = 64 << 20;
@@ -102,10 +104,17 @@ pub(super) struct Identity {
     run: String,
 }
 
+/// What is said to who named a node where a cluster is.
+const IS_A_CLUSTER: &str = "it is a node of a Redis Cluster: write redis+cluster://";
+
 /// A connection.
 #[derive(Clone)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// Where it goes.
+    pub(super) place: Redis,
+    /// Whether that is a node of a cluster.
+    pub(super) in_cluster: bool,
     /// Who it is.
     pub(super) identity: Identity,
     /// Whether Redis says when the stream changes.
@@ -119,28 +128,47 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects; what Redis says by itself goes to `pushed`.
+    /// Connects to the Redis that has the stream; what it says by itself goes to `pushed`.
     ///
     /// # Errors
     /// Redis is not there, or refuses.
     pub(super) async fn open(
         redis: &Redis,
+        stream: &str,
+        name: &str,
+        pushed: &Arc<Pushed>,
+        known: &mut Known,
+    ) -> Result<Self, Fault> {
+        let place = known.place(redis, stream).await?;
+        let in_cluster = matches!(redis.site, Site::Cluster { .. });
+        let opened = Self::open_at(place.clone(), in_cluster, name, pushed).await;
+        // Which of its nodes only the fault can say.
+        if in_cluster { opened.map_err(|fault| fault.of(&place)) } else { opened }
+    }
+
+    async fn open_at(
+        place: Redis,
+        in_cluster: bool,
         name: &str,
         pushed: &Arc<Pushed>,
     ) -> Result<Self, Fault> {
         let sink = Arc::clone(pushed);
-        let connection = connect(redis, move |info| {
+        let connection = connect(&place, move |info| {
             sink.take(info);
             Ok::<(), redis::aio::SendError>(())
         })
         .await?;
         let identity = Identity { client: 0, run: String::new() };
-        let mut link = Self { connection, identity, tracks: false };
+        let mut link = Self { connection, place, in_cluster, identity, tracks: false };
         let id = link.ask(redis::cmd("CLIENT").arg("ID")).await?;
         let Value::Int(client) = id else { return Err(Fault::unexpected("CLIENT ID", &id)) };
         let info = link.ask(redis::cmd("INFO").arg("server")).await?;
-        let run = text(&info).unwrap_or_default();
-        let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        let info = text(&info).unwrap_or_default();
+        // It would have the stream or not, and would not know of all who are there.
+        if !in_cluster && info.lines().any(|line| line.trim() == "redis_mode:cluster") {
+            return Err(Fault::Refused(IS_A_CLUSTER.to_owned()));
+        }
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
         link.identity = Identity { client, run: run.trim().to_owned() };
         // For whoever looks at CLIENT LIST; nothing depends on it.
         if let Err(fault) = link.ask(redis::cmd("CLIENT").arg("SETNAME").arg(name)).await {
@@ -229,12 +257,19 @@ impl Link {
         match self.connection.send_packed_command(&command).await {
             Ok(Value::ServerError(error)) => {
                 let error = RedisError::from(error);
-                no_key(&error).then(StreamInfo::default).ok_or_else(|| error.into())
+                no_key(&error).then(StreamInfo::default).ok_or_else(|| self.fault(error))
             }
             Ok(answer) => {
                 stream_info(&answer).ok_or_else(|| Fault::unexpected("XINFO STREAM", &answer))
             }
-            Err(error) => no_key(&error).then(StreamInfo::default).ok_or_else(|| error.into()),
+            Err(error) => no_key(&error).then(StreamInfo::default).ok_or_else(|| self.fault(error)),
+        }
+    }
+
+    fn fault(&self, error: RedisError) -> Fault {
+        match error.code() {
+            Some("MOVED" | "ASK") if !self.in_cluster => Fault::Refused(IS_A_CLUSTER.to_owned()),
+            _ => error.into(),
         }
     }
 
@@ -258,16 +293,35 @@ impl Link {
             .ok_or_else(|| Fault::Away("Redis answered XREAD with no entries".to_owned()))
     }
 
-    /// The channels that somebody is subscribed to.
+    /// The channels that somebody is subscribed to, on this Redis.
     ///
     /// # Errors
     /// Redis says no, or the connection has ended.
     pub(super) async fn channels(&mut self, pattern: &str) -> Result<Vec<String>, Fault> {
-        let answer = self.ask(redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern)).await?;
-        match answer {
-            Value::Array(names) | Value::Set(names) => Ok(names.iter().filter_map(text).collect()),
-            other => Err(Fault::unexpected("PUBSUB CHANNELS", &other)),
-        }
+        channels(&mut self.connection, pattern).await
+    }
+
+    /// The nodes of the cluster, and which has the stream.
+    ///
+    /// # Errors
+    /// Redis says no, or the connection has ended.
+    pub(super) async fn topology(&mut self, stream: &str) -> Result<Topology, Fault> {
+        cluster::topology(&mut self.connection, &self.place, slots::slot(stream)).await
+    }
+}
+
+/// The channels that somebody is subscribed to, on the Redis at the other end.
+///
+/// # Errors
+/// Redis says no, or the connection has ended.
+pub(super) async fn channels(
+    connection: &mut MultiplexedConnection,
+    pattern: &str,
+) -> Result<Vec<String>, Fault> {
+    let mut command = redis::cmd("PUBSUB");
+    match connection.send_packed_command(command.arg("CHANNELS").arg(pattern)).await? {
+        Value::Array(names) | Value::Set(names) => Ok(names.iter().filter_map(text).collect()),
+        other => Err(Fault::unexpected("PUBSUB CHANNELS", &other)),
     }
 }
 

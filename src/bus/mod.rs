@@ -23,6 +23,7 @@
 //! | [`value`], [`v8`], [`json`], [`msgpack`], [`base64`] | pure: what packets carry, in four languages |
 //! | [`packet`], [`names`] | pure: entries and payloads, what stream and channels are called |
 //! | [`nodes`], [`backlog`], [`position`] | pure: who is there, what is to be said, how far was read |
+//! | [`slots`], `cluster` | Redis Cluster: whose the stream is, and who is subscribed elsewhere |
 //! | `core` | their owner: from the ring, to the shards |
 //! | `connect`, `link`, `session` | how a connection is made, what it is asked, and its life |
 //! | [`journal`] | how far the stream was read, for the next router |
@@ -30,6 +31,7 @@
 
 pub mod backlog;
 pub mod base64;
+mod cluster;
 mod connect;
 mod core;
 pub mod journal;
@@ -41,6 +43,7 @@ pub mod nodes;
 pub mod packet;
 pub mod position;
 mod session;
+pub mod slots;
 pub mod v8;
 pub mod value;
 
@@ -54,6 +57,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::backlog::{Backlog, Held};
+use self::cluster::Known;
 use self::connect::Fault;
 use self::core::{Core, State, clock};
 use self::link::{Identity, Link, Pushed};
@@ -142,7 +146,8 @@ pub fn probe(bus: &config::Bus) -> Result<(), Refused> {
         Err(error) => return Err(Refused { redis, why: error.to_string() }),
     };
     let answer = tokio.block_on(async {
-        let mut link = Link::open(&bus.redis, "router", &Arc::new(Pushed::default())).await?;
+        let (pushed, mut known) = (Arc::new(Pushed::default()), Known::default());
+        let mut link = Link::open(&bus.redis, &bus.stream, "router", &pushed, &mut known).await?;
         link.stream(&bus.stream).await
     });
     match answer {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
+use super::cluster::{Known, NODES_EVERY, Others};
 use super::connect::{self, Fault};
 use super::core::{Core, clock};
 use super::link::{self, Link, Next, Pushed};
@@ -43,13 +44,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// One connection after another, for ever.
 pub(super) async fn sessions(core: &Core) -> Infallible {
     let mut pause = PAUSE;
+    let mut known = Known::default();
     loop {
-        let (fault, worked) = match session(core).await {
+        let (fault, worked) = match session(core, &mut known).await {
             Err(Broken::Early(fault)) => (fault, false),
             Err(Broken::Late(fault)) => (fault, true),
             Ok(never) => match never {},
         };
         core.state.borrow_mut().connected = false;
+        known.fail();
         lose_all(core).await;
         if worked {
             pause = PAUSE;
@@ -82,25 +85,31 @@ enum Broken {
     Late(Fault),
 }
 
-async fn session(core: &Core) -> Result<Infallible, Broken> {
+async fn session(core: &Core, known: &mut Known) -> Result<Infallible, Broken> {
     let pushed = Arc::new(Pushed::default());
-    let (mut link, subscribed) = begin(core, &pushed).await.map_err(Broken::Early)?;
+    let (mut link, subscribed) = begin(core, &pushed, known).await.map_err(Broken::Early)?;
     core.count_connection();
-    tracing::info!(redis = %core.settings.bus.redis, name = core.names.stream, "the bus is connected");
+    let node = link.in_cluster.then(|| tracing::field::display(&link.place));
+    tracing::info!(redis = %core.settings.bus.redis, node, name = core.names.stream, "the bus is connected");
     core.show(None);
     let (reading, looking) = (link.clone(), link.clone());
     let over = tokio::select! {
         over = read(core, reading, &pushed) => over,
         over = write(core, &mut link, subscribed) => over,
         over = listen(core, &pushed) => over,
-        over = look(core, looking) => over,
+        over = look(core, looking, known) => over,
     };
     over.map_err(Broken::Late)
 }
 
 /// Up to where the connection can be used like any other.
-async fn begin(core: &Core, pushed: &Arc<Pushed>) -> Result<(Link, Subscriptions), Fault> {
-    let mut link = Link::open(&core.settings.bus.redis, &core.settings.client, pushed).await?;
+async fn begin(
+    core: &Core,
+    pushed: &Arc<Pushed>,
+    known: &mut Known,
+) -> Result<(Link, Subscriptions), Fault> {
+    let (bus, client) = (&core.settings.bus, &core.settings.client);
+    let mut link = Link::open(&bus.redis, &bus.stream, client, pushed, known).await?;
     let earlier = core.state.borrow_mut().earlier.replace(link.identity.clone());
     if let Some(earlier) = earlier {
         link.end(&earlier).await?;
@@ -247,15 +256,25 @@ async fn listen(core: &Core, pushed: &Pushed) -> Result<Infallible, Fault> {
 
 // ---- look ----
 
-async fn look(core: &Core, mut link: Link) -> Result<Infallible, Fault> {
+async fn look(core: &Core, mut link: Link, known: &mut Known) -> Result<Infallible, Fault> {
     let pattern = core.names.pattern();
     let mut stand_ins = StandIns::default();
+    let mut others = Others::default();
+    let mut nodes_asked = None;
     loop {
-        let names = {
-            let asked = link.channels(&pattern);
+        let asks_nodes = link.in_cluster
+            && nodes_asked.is_none_or(|at| clock().saturating_duration_since(at) >= NODES_EVERY);
+        let (names, nodes) = {
+            let asked = async {
+                let nodes = match asks_nodes {
+                    true => Some(link.topology(&core.names.stream).await?.nodes),
+                    false => None,
+                };
+                Ok::<_, Fault>((link.channels(&pattern).await?, nodes))
+            };
             tokio::pin!(asked);
             match tokio::time::timeout(SLOW, &mut asked).await {
-                Ok(names) => names?,
+                Ok(answers) => answers?,
                 Err(_) => {
                     tracing::warn!(redis = %core.settings.bus.redis, "Redis is slow: this host is alone meanwhile");
                     core.show(Some("Redis is slow".to_owned()));
@@ -264,15 +283,22 @@ async fn look(core: &Core, mut link: Link) -> Result<Infallible, Fault> {
                 }
             }
         };
+        if let Some(nodes) = nodes {
+            others.follow(&link.place, &nodes, &pattern);
+            known.learn(nodes);
+            nodes_asked = Some(clock());
+        }
+        let elsewhere = others.channels();
         let now = clock();
         let (tell, wanted) = {
             let mut state = core.state.borrow_mut();
-            let tell = state.nodes.look(names.iter().filter_map(|name| core.names.read(name)), now);
+            let all = names.iter().chain(&elsewhere);
+            let tell = state.nodes.look(all.filter_map(|name| core.names.read(name)), now);
             state.nodes.forget_silent(now);
             (tell, state.nodes.stand_ins(&core.names, now))
         };
         core.tell(tell).await;
-        stand_ins.follow(&core.settings.bus.redis, wanted).await;
+        stand_ins.follow(&link.place, wanted).await;
         core.show(None);
         tokio::time::sleep(LOOK_EVERY).await;
     }
