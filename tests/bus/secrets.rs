@@ -44,18 +44,13 @@ fn workers_of_the_daemon_see_it_if_their_file_says_so() {
     let app = |name: &str, env| {
         json!({
             "name": name, "script": fixture("sticky"), "instances": 1, "env": env, "bus_stream": name,
+            "listen": "127.0.0.1:0",
         })
     };
     let own = "redis://:their-own@127.0.0.1:1";
     let apps = [app("plain", json!({})), app("told", json!({ "ROUTER_BUS": own }))];
     let file = home.here.write("ecosystem.config.json", &json!({ "apps": apps }).to_string());
-    let start = ["start", "--listen", "127.0.0.1:0"];
-    let by_variable = |command: &mut std::process::Command| {
-        command.env("ROUTER_BUS", redis.url());
-    };
-    let mut command = home.command();
-    by_variable(command.args(start).arg(&file));
-    home.give(&mut command).well();
+    home.give(home.command().arg("start").arg(&file).env("ROUTER_BUS", redis.url())).well();
     let check = || {
         for name in ["plain", "told"] {
             let [pid] = home.pids(name)[..] else { panic!("not one worker") };
