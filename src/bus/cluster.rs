@@ -61,16 +61,20 @@ impl Known {
         self.failed = self.failed.wrapping_add(1);
     }
 
-    /// Where Redis is: in a cluster, the node that has the key.
+    /// Of the cluster where Redis is, the node that has the key.
     ///
     /// # Errors
     /// No node says, or all refuse.
-    pub(super) async fn place(&mut self, redis: &Redis, key: &str) -> Result<Redis, Fault> {
-        let Site::Cluster { tls, hosts } = &redis.site else { return Ok(redis.clone()) };
+    pub(super) async fn owner(
+        &mut self,
+        redis: &Redis,
+        (tls, hosts): (bool, &[Address]),
+        key: &str,
+    ) -> Result<Redis, Fault> {
         let candidates = self.candidates(hosts);
-        let (owner, nodes) = owner(redis, *tls, candidates, key).await?;
+        let (owner, nodes) = owner(redis, tls, candidates, key).await?;
         self.learn(nodes);
-        Ok(at(redis, *tls, owner))
+        Ok(at(redis, tls, owner))
     }
 
     /// Whom to ask, in which order: those who were named, then those who are known.

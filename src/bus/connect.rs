@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, RedisError, Value,
@@ -80,7 +79,7 @@ pub(super) async fn stand_in(redis: &Redis) -> Result<MultiplexedConnection, Fau
     connect(redis, |_| Ok::<(), redis::aio::SendError>(())).await
 }
 
-/// A connection; what Redis says by itself goes to `pushed`.
+/// A connection to a Redis whose place is known; what it says by itself goes to `pushed`.
 ///
 /// # Errors
 /// Redis is not there, or refuses.
@@ -93,7 +92,7 @@ pub(super) async fn connect(
         .set_response_timeout(Some(REPLY_TIMEOUT))
         .set_push_sender(pushed);
     let made = async {
-        let client = client(redis).await?;
+        let client = client(redis)?;
         client.get_multiplexed_async_connection_with_config(&config).await
     };
     match tokio::time::timeout(2 * CONNECT_TIMEOUT, made).await {
@@ -102,42 +101,14 @@ pub(super) async fn connect(
     }
 }
 
-async fn client(redis: &Redis) -> Result<Client, RedisError> {
+fn client(redis: &Redis) -> Result<Client, RedisError> {
     let password = redis.password.as_ref().map(Secret::reveal);
-    let address = |tls: bool, (host, port): &(String, u16)| match tls {
-        false => ConnectionAddr::Tcp(host.clone(), *port),
-        true => ConnectionAddr::TcpTls {
-            host: host.clone(),
-            port: *port,
-            insecure: false,
-            tls_params: None,
-        },
-    };
     let place = match &redis.site {
         Site::Tcp { tls, host } => address(*tls, host),
         Site::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        Site::Sentinel { tls, hosts, master } => {
-            let sentinels = hosts.iter().map(|host| address(*tls, host));
-            let kind = SentinelServerType::Master;
-            let mut builder = SentinelClientBuilder::new(sentinels, master, kind)?
-                .set_client_to_redis_tcp_settings(tcp())
-                .set_client_to_sentinel_tcp_settings(tcp())
-                .set_client_to_redis_db(redis.database)
-                .set_client_to_redis_protocol(ProtocolVersion::RESP3);
-            if *tls {
-                builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
-            }
-            if let Some(user) = &redis.user {
-                builder = builder.set_client_to_redis_username(user);
-            }
-            if let Some(password) = password {
-                builder = builder.set_client_to_redis_password(password);
-            }
-            return builder.build()?.async_get_client().await;
-        }
-        Site::Cluster { .. } => {
+        Site::Sentinel { .. } | Site::Cluster { .. } => {
             return Err(
-                (ErrorKind::InvalidClientConfig, "a cluster is spoken to node by node").into()
+                (ErrorKind::InvalidClientConfig, "others are to be asked where it is").into()
             );
         }
     };
@@ -155,6 +126,16 @@ async fn client(redis: &Redis) -> Result<Client, RedisError> {
     Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp()))
 }
 
-fn tcp() -> TcpSettings {
+/// A host and its port, as they are connected to.
+pub(super) fn address(tls: bool, (host, port): &(String, u16)) -> ConnectionAddr {
+    let (host, port) = (host.clone(), *port);
+    match tls {
+        false => ConnectionAddr::Tcp(host, port),
+        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+    }
+}
+
+/// How each connection is set.
+pub(super) fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_user_timeout(UNHEARD)
 }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::cluster::{self, Known};
 use super::connect::{Fault, connect};
 use super::position::{EntryId, StreamInfo};
+use super::sentinel::Sentinels;
 use super::slots::{self, Topology};
 use crate::config::{Redis, Site};
 
@@ -139,11 +140,23 @@ impl Link {
         pushed: &Arc<Pushed>,
         known: &mut Known,
     ) -> Result<Self, Fault> {
-        let place = known.place(redis, stream).await?;
-        let in_cluster = matches!(redis.site, Site::Cluster { .. });
+        let mut in_cluster = false;
+        let place = match &redis.site {
+            Site::Tcp { .. } | Site::Unix(_) => {
+                return Self::open_at(redis.clone(), in_cluster, name, pushed).await;
+            }
+            Site::Sentinel { .. } => match Sentinels::of(redis)? {
+                Some(mut sentinels) => sentinels.master().await?,
+                None => redis.clone(),
+            },
+            Site::Cluster { tls, hosts } => {
+                in_cluster = true;
+                known.owner(redis, (*tls, hosts), stream).await?
+            }
+        };
+        // Which of several it was nothing else says.
         let opened = Self::open_at(place.clone(), in_cluster, name, pushed).await;
-        // Which of its nodes only the fault can say.
-        if in_cluster { opened.map_err(|fault| fault.of(&place)) } else { opened }
+        opened.map_err(|fault| fault.of(&place))
     }
 
     async fn open_at(

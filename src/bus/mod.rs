@@ -23,6 +23,7 @@
 //! | [`value`], [`v8`], [`json`], [`msgpack`], [`base64`] | pure: what packets carry, in four languages |
 //! | [`packet`], [`names`] | pure: entries and payloads, what stream and channels are called |
 //! | [`nodes`], [`backlog`], [`position`] | pure: who is there, what is to be said, how far was read |
+//! | `sentinel` | where sentinels find Redis |
 //! | [`slots`], `cluster` | Redis Cluster: whose the stream is, and who is subscribed elsewhere |
 //! | `core` | their owner: from the ring, to the shards |
 //! | `connect`, `link`, `session` | how a connection is made, what it is asked, and its life |
@@ -42,6 +43,7 @@ pub mod names;
 pub mod nodes;
 pub mod packet;
 pub mod position;
+mod sentinel;
 mod session;
 pub mod slots;
 pub mod v8;

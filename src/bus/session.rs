@@ -9,7 +9,7 @@
 //!
 //! The four work side by side on one connection: `read` the stream whenever Redis says that it has
 //! changed, `write` what is in the backlog, a batch at a time, `listen` to what is published, `look`
-//! who is there.
+//! who is there. A fifth, `heed`, asks the sentinels whether it still is the right one.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -24,6 +24,7 @@ use super::connect::{self, Fault};
 use super::core::{Core, clock};
 use super::link::{self, Link, Next, Pushed};
 use super::packet::Way;
+use super::sentinel::{self, Sentinels};
 use crate::config::Redis;
 
 /// Entries that are asked for at once, at first and at most.
@@ -89,15 +90,17 @@ async fn session(core: &Core, known: &mut Known) -> Result<Infallible, Broken> {
     let pushed = Arc::new(Pushed::default());
     let (mut link, subscribed) = begin(core, &pushed, known).await.map_err(Broken::Early)?;
     core.count_connection();
-    let node = link.in_cluster.then(|| tracing::field::display(&link.place));
-    tracing::info!(redis = %core.settings.bus.redis, node, name = core.names.stream, "the bus is connected");
+    let redis = &core.settings.bus.redis;
+    let node = (link.place != *redis).then(|| tracing::field::display(&link.place));
+    tracing::info!(%redis, node, name = core.names.stream, "the bus is connected");
     core.show(None);
-    let (reading, looking) = (link.clone(), link.clone());
+    let (reading, looking, place) = (link.clone(), link.clone(), link.place.clone());
     let over = tokio::select! {
         over = read(core, reading, &pushed) => over,
         over = write(core, &mut link, subscribed) => over,
         over = listen(core, &pushed) => over,
         over = look(core, looking, known) => over,
+        over = heed(redis, &place) => over,
     };
     over.map_err(Broken::Late)
 }
@@ -250,6 +253,24 @@ async fn listen(core: &Core, pushed: &Pushed) -> Result<Infallible, Fault> {
                 return Err(Fault::Away("the connection to Redis has ended".to_owned()));
             }
             None => pushed.arrived.notified().await,
+        }
+    }
+}
+
+// ---- heed ----
+
+/// Ends when the sentinels name another master than the one at `place`.
+async fn heed(redis: &Redis, place: &Redis) -> Result<Infallible, Fault> {
+    let Some(mut sentinels) = Sentinels::of(redis)? else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(sentinel::ASK_EVERY).await;
+        match sentinels.master().await {
+            Ok(master) if master != *place => {
+                return Err(Fault::Away(format!("the sentinels name another master: {master}")));
+            }
+            Ok(_) => {}
+            // The connection is none the worse for it.
+            Err(fault) => tracing::debug!(%fault, "no sentinel says which the master is"),
         }
     }
 }
