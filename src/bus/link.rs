@@ -105,6 +105,13 @@ pub(super) struct Identity {
     run: String,
 }
 
+impl Identity {
+    /// Whether it is on the same Redis as another, in the same life of it.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        self.run == other.run && !self.run.is_empty()
+    }
+}
+
 /// What is said to who named a node where a cluster is.
 const IS_A_CLUSTER: &str = "it is a node of a Redis Cluster: write redis+cluster://";
 
@@ -211,7 +218,7 @@ impl Link {
     /// # Errors
     /// The connection has ended.
     pub(super) async fn end(&mut self, earlier: &Identity) -> Result<(), Fault> {
-        if earlier.run != self.identity.run || earlier.run.is_empty() {
+        if !self.identity.is_where(earlier) {
             return Ok(()); // Another Redis, or another life: it ended with that.
         }
         let mut command = redis::cmd("CLIENT");

@@ -23,6 +23,7 @@
 //! | [`value`], [`v8`], [`json`], [`msgpack`], [`base64`] | pure: what packets carry, in four languages |
 //! | [`packet`], [`names`] | pure: entries and payloads, what stream and channels are called |
 //! | [`nodes`], [`backlog`], [`position`] | pure: who is there, what is to be said, how far was read |
+//! | [`repeats`] | pure: what a former Redis had told already |
 //! | `sentinel` | where sentinels find Redis |
 //! | [`slots`], `cluster` | Redis Cluster: whose the stream is, and who is subscribed elsewhere |
 //! | `core` | their owner: from the ring, to the shards |
@@ -43,6 +44,7 @@ pub mod names;
 pub mod nodes;
 pub mod packet;
 pub mod position;
+pub mod repeats;
 mod sentinel;
 mod session;
 pub mod slots;
@@ -65,6 +67,7 @@ use self::core::{Core, State, clock};
 use self::link::{Identity, Link, Pushed};
 use self::nodes::Nodes;
 use self::position::Position;
+use self::repeats::Repeats;
 use crate::config;
 use crate::ipc::Serialization;
 use crate::ipc::message::Uid;
@@ -113,6 +116,8 @@ pub struct Frozen {
     echoed: u64,
     earlier: Option<Identity>,
     nodes: Vec<(Uid, String, WorkerId)>,
+    #[serde(default)]
+    repeats: Repeats,
 }
 
 impl Frozen {
@@ -255,6 +260,7 @@ fn state(start: Start, stream: &str) -> State {
         number: first_number(),
         echoed: 0,
         gap: false,
+        repeats: Repeats::default(),
         earlier: None,
         connected: false,
         resting: false,
@@ -267,6 +273,7 @@ fn state(start: Start, stream: &str) -> State {
         }
         Start::Thawed(frozen) => {
             let Frozen { host, backlog, position, number, echoed, earlier, nodes, .. } = *frozen;
+            state.repeats = frozen.repeats;
             // Another stream is read from its end.
             let position = position.filter(|_| frozen.stream == stream);
             let now = clock();
@@ -289,6 +296,7 @@ fn freeze(state: State, stream: String) -> Frozen {
         position: state.position,
         number: state.number,
         echoed: state.echoed,
+        repeats: state.repeats,
         earlier: state.earlier,
     }
 }

@@ -115,6 +115,9 @@ async fn begin(
     let mut link = Link::open(&bus.redis, &bus.stream, client, pushed, known).await?;
     let earlier = core.state.borrow_mut().earlier.replace(link.identity.clone());
     if let Some(earlier) = earlier {
+        if !link.identity.is_where(&earlier) {
+            core.state.borrow_mut().repeats.switch();
+        }
         link.end(&earlier).await?;
     }
     let stream = &core.names.stream;
