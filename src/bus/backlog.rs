@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Whether Redis took an entry whose answer was lost nobody can say but the stream itself: so every
-//! entry carries a number, and what comes back with it was taken. What was published on a channel
+//! entry carries a number, and what comes back with it was taken. It goes again under the same one, by
+//! which others know what a Redis that is gone had told them already ([`super::repeats`]). What was published on a channel
 //! leaves no trace; it is not sent again, since a request that is asked twice is answered twice.
 
 use std::collections::VecDeque;
@@ -33,12 +34,15 @@ pub struct Held {
     pub serialization: Serialization,
     /// Who sent it.
     pub from: WorkerId,
+    /// The number of the entry that it was made before: it is the same entry when it goes again.
+    #[serde(default)]
+    pub number: Option<u64>,
 }
 
 impl From<Outgoing> for Held {
     fn from(outgoing: Outgoing) -> Self {
         let Outgoing { frame, serialization, from } = outgoing;
-        Self { frame, serialization, from }
+        Self { frame, serialization, from, number: None }
     }
 }
 
@@ -130,7 +134,8 @@ impl Backlog {
         for flying in std::mem::take(&mut self.flying).into_iter().rev() {
             match flying.number {
                 Some(number) if number > echoed && !gap => {
-                    self.waiting.push_front(flying.held);
+                    let number = Some(number);
+                    self.waiting.push_front(Held { number, ..flying.held });
                     continue;
                 }
                 Some(number) if number <= echoed => settled.landed += 1,
@@ -151,6 +156,7 @@ mod tests {
             frame: Bytes::from(vec![0; n]),
             serialization: Serialization::Json,
             from: WorkerId { slot: 0, generation: 1 },
+            number: None,
         }
     }
 
@@ -176,6 +182,8 @@ mod tests {
         let mut backlog = broken();
         assert_eq!(backlog.settle(2, false), Settled { landed: 2, unsure: 1 });
         assert_eq!(backlog.bytes(), 4 + 5 + 6 + 7);
+        let numbers: Vec<_> = backlog.waiting.iter().map(|held| held.number).collect();
+        assert_eq!(numbers, [Some(3), Some(4), None, None]);
         assert_eq!(waiting(&mut backlog), [4, 5, 6, 7]);
         assert_eq!((backlog.len(), backlog.bytes()), (0, 0));
     }

@@ -23,6 +23,7 @@ use super::names::Names;
 use super::nodes::{Nodes, Tell};
 use super::packet::{MARK, Packet, Way, decoded};
 use super::position::{EntryId, Position};
+use super::repeats::Repeats;
 use super::value::Untranslatable;
 use crate::ipc::message::{self, Message, PacketKind, Uid};
 use crate::ipc::reply;
@@ -67,6 +68,8 @@ pub(super) struct State {
     pub(super) echoed: u64,
     /// Entries were trimmed unread since the connection broke.
     pub(super) gap: bool,
+    /// What other hosts wrote.
+    pub(super) repeats: Repeats,
     /// The connection that was there last.
     pub(super) earlier: Option<Identity>,
     pub(super) connected: bool,
@@ -270,8 +273,9 @@ impl Core {
         let channel = match way {
             Way::Stream => {
                 let data = packet.entry_data().ok_or_else(too_long)?;
-                let number = state.number;
-                state.number += 1;
+                let next = state.number;
+                let number = held.number.unwrap_or(next);
+                state.number = next.max(number + 1);
                 let bus = &self.settings.bus;
                 let commands = batch.commands.cmd("XADD").arg(&bus.stream);
                 commands.arg("MAXLEN").arg("~").arg(bus.max_len).arg("*");
@@ -369,11 +373,15 @@ impl Core {
             let mark = String::from_utf8_lossy(&entry.mark);
             let mut state = self.state.borrow_mut();
             if let Some((host, number)) = mark.rsplit_once(':')
-                && host == state.host
+                && let Ok(number) = number.parse()
             {
-                let number = number.parse().unwrap_or(0);
-                state.echoed = state.echoed.max(number);
-                return Ok(None);
+                if host == state.host {
+                    state.echoed = state.echoed.max(number);
+                    return Ok(None);
+                }
+                if state.repeats.read(host, number) {
+                    return Ok(None);
+                }
             }
         }
         // As the official adapter has it: an entry of somebody else's.

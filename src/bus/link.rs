@@ -6,72 +6,20 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value,
-};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::Notify;
 
+use super::cluster::{self, Known};
+use super::connect::{Fault, connect};
 use super::position::{EntryId, StreamInfo};
-use crate::config::{Redis, Secret, Site};
+use super::sentinel::Sentinels;
+use super::slots::{self, Topology};
+use crate::config::{Redis, Site};
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long Redis may take to answer before it is taken to be away.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long what was sent may stay without any sign that it came. It is also by this that a router's
-/// keeper knows a connection that is no client's.
-const UNHEARD: Duration = Duration::from_secs(30);
 /// Bytes of published packets that wait to be passed on; further ones are dropped and counted.
 const MAX_PUSHED_BYTES: usize = 64 << 20;
-
-/// Why there is no connection, or no more.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Fault {
-    /// Redis is there and does not want us: for the operator to put right.
-    #[error("{0}")]
-    Refused(String),
-    /// It is not there, or not as it should be, for now.
-    #[error("{0}")]
-    Away(String),
-}
-
-impl From<RedisError> for Fault {
-    fn from(error: RedisError) -> Self {
-        let refused = matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed
-                | ErrorKind::InvalidClientConfig
-                | ErrorKind::RESP3NotSupported
-        ) || matches!(
-            error.code(),
-            Some("WRONGPASS" | "NOAUTH" | "NOPERM" | "WRONGTYPE" | "DENIED")
-        );
-        let text = error.to_string();
-        if refused { Self::Refused(text) } else { Self::Away(text) }
-    }
-}
-
-impl Fault {
-    fn unexpected(what: &str, got: &Value) -> Self {
-        // Redis' own errors are told in its words; of anything else its kind.
-        match got {
-            Value::ServerError(error) => RedisError::from(error.clone()).into(),
-            other => {
-                let kind = format!("{other:?}")
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric())
-                    .collect::<String>();
-                Self::Away(format!("Redis answered {what} with {kind}"))
-            }
-        }
-    }
-}
 
 /// What Redis says by itself.
 #[derive(Debug, Default)]
@@ -157,10 +105,24 @@ pub(super) struct Identity {
     run: String,
 }
 
+impl Identity {
+    /// Whether it is on the same Redis as another, in the same life of it.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        self.run == other.run && !self.run.is_empty()
+    }
+}
+
+/// What is said to who named a node where a cluster is.
+const IS_A_CLUSTER: &str = "it is a node of a Redis Cluster: write redis+cluster://";
+
 /// A connection.
 #[derive(Clone)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// Where it goes.
+    pub(super) place: Redis,
+    /// Whether that is a node of a cluster.
+    pub(super) in_cluster: bool,
     /// Who it is.
     pub(super) identity: Identity,
     /// Whether Redis says when the stream changes.
@@ -174,28 +136,59 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects; what Redis says by itself goes to `pushed`.
+    /// Connects to the Redis that has the stream; what it says by itself goes to `pushed`.
     ///
     /// # Errors
     /// Redis is not there, or refuses.
     pub(super) async fn open(
         redis: &Redis,
+        stream: &str,
+        name: &str,
+        pushed: &Arc<Pushed>,
+        known: &mut Known,
+    ) -> Result<Self, Fault> {
+        let mut in_cluster = false;
+        let place = match &redis.site {
+            Site::Tcp { .. } | Site::Unix(_) => {
+                return Self::open_at(redis.clone(), in_cluster, name, pushed).await;
+            }
+            Site::Sentinel { .. } => match Sentinels::of(redis)? {
+                Some(mut sentinels) => sentinels.master().await?,
+                None => redis.clone(),
+            },
+            Site::Cluster { tls, hosts } => {
+                in_cluster = true;
+                known.owner(redis, (*tls, hosts), stream).await?
+            }
+        };
+        // Which of several it was nothing else says.
+        let opened = Self::open_at(place.clone(), in_cluster, name, pushed).await;
+        opened.map_err(|fault| fault.of(&place))
+    }
+
+    async fn open_at(
+        place: Redis,
+        in_cluster: bool,
         name: &str,
         pushed: &Arc<Pushed>,
     ) -> Result<Self, Fault> {
         let sink = Arc::clone(pushed);
-        let connection = connect(redis, move |info| {
+        let connection = connect(&place, move |info| {
             sink.take(info);
             Ok::<(), redis::aio::SendError>(())
         })
         .await?;
         let identity = Identity { client: 0, run: String::new() };
-        let mut link = Self { connection, identity, tracks: false };
+        let mut link = Self { connection, place, in_cluster, identity, tracks: false };
         let id = link.ask(redis::cmd("CLIENT").arg("ID")).await?;
         let Value::Int(client) = id else { return Err(Fault::unexpected("CLIENT ID", &id)) };
         let info = link.ask(redis::cmd("INFO").arg("server")).await?;
-        let run = text(&info).unwrap_or_default();
-        let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        let info = text(&info).unwrap_or_default();
+        // It would have the stream or not, and would not know of all who are there.
+        if !in_cluster && info.lines().any(|line| line.trim() == "redis_mode:cluster") {
+            return Err(Fault::Refused(IS_A_CLUSTER.to_owned()));
+        }
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
         link.identity = Identity { client, run: run.trim().to_owned() };
         // For whoever looks at CLIENT LIST; nothing depends on it.
         if let Err(fault) = link.ask(redis::cmd("CLIENT").arg("SETNAME").arg(name)).await {
@@ -225,7 +218,7 @@ impl Link {
     /// # Errors
     /// The connection has ended.
     pub(super) async fn end(&mut self, earlier: &Identity) -> Result<(), Fault> {
-        if earlier.run != self.identity.run || earlier.run.is_empty() {
+        if !self.identity.is_where(earlier) {
             return Ok(()); // Another Redis, or another life: it ended with that.
         }
         let mut command = redis::cmd("CLIENT");
@@ -284,12 +277,19 @@ impl Link {
         match self.connection.send_packed_command(&command).await {
             Ok(Value::ServerError(error)) => {
                 let error = RedisError::from(error);
-                no_key(&error).then(StreamInfo::default).ok_or_else(|| error.into())
+                no_key(&error).then(StreamInfo::default).ok_or_else(|| self.fault(error))
             }
             Ok(answer) => {
                 stream_info(&answer).ok_or_else(|| Fault::unexpected("XINFO STREAM", &answer))
             }
-            Err(error) => no_key(&error).then(StreamInfo::default).ok_or_else(|| error.into()),
+            Err(error) => no_key(&error).then(StreamInfo::default).ok_or_else(|| self.fault(error)),
+        }
+    }
+
+    fn fault(&self, error: RedisError) -> Fault {
+        match error.code() {
+            Some("MOVED" | "ASK") if !self.in_cluster => Fault::Refused(IS_A_CLUSTER.to_owned()),
+            _ => error.into(),
         }
     }
 
@@ -313,99 +313,40 @@ impl Link {
             .ok_or_else(|| Fault::Away("Redis answered XREAD with no entries".to_owned()))
     }
 
-    /// The channels that somebody is subscribed to.
+    /// The channels that somebody is subscribed to, on this Redis.
     ///
     /// # Errors
     /// Redis says no, or the connection has ended.
     pub(super) async fn channels(&mut self, pattern: &str) -> Result<Vec<String>, Fault> {
-        let answer = self.ask(redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern)).await?;
-        match answer {
-            Value::Array(names) | Value::Set(names) => Ok(names.iter().filter_map(text).collect()),
-            other => Err(Fault::unexpected("PUBSUB CHANNELS", &other)),
-        }
+        channels(&mut self.connection, pattern).await
+    }
+
+    /// The nodes of the cluster, and which has the stream.
+    ///
+    /// # Errors
+    /// Redis says no, or the connection has ended.
+    pub(super) async fn topology(&mut self, stream: &str) -> Result<Topology, Fault> {
+        cluster::topology(&mut self.connection, &self.place, slots::slot(stream)).await
+    }
+}
+
+/// The channels that somebody is subscribed to, on the Redis at the other end.
+///
+/// # Errors
+/// Redis says no, or the connection has ended.
+pub(super) async fn channels(
+    connection: &mut MultiplexedConnection,
+    pattern: &str,
+) -> Result<Vec<String>, Fault> {
+    let mut command = redis::cmd("PUBSUB");
+    match connection.send_packed_command(command.arg("CHANNELS").arg(pattern)).await? {
+        Value::Array(names) | Value::Set(names) => Ok(names.iter().filter_map(text).collect()),
+        other => Err(Fault::unexpected("PUBSUB CHANNELS", &other)),
     }
 }
 
 fn no_key(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
-}
-
-/// A connection that only is there: what is published to it is dropped.
-///
-/// # Errors
-/// Redis is not there, or refuses.
-pub(super) async fn stand_in(redis: &Redis) -> Result<MultiplexedConnection, Fault> {
-    connect(redis, |_| Ok::<(), redis::aio::SendError>(())).await
-}
-
-async fn connect(
-    redis: &Redis,
-    pushed: impl redis::aio::AsyncPushSender,
-) -> Result<MultiplexedConnection, Fault> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(REPLY_TIMEOUT))
-        .set_push_sender(pushed);
-    let made = async {
-        let client = client(redis).await?;
-        client.get_multiplexed_async_connection_with_config(&config).await
-    };
-    match tokio::time::timeout(2 * CONNECT_TIMEOUT, made).await {
-        Ok(made) => Ok(made?),
-        Err(_) => Err(Fault::Away("Redis does not answer".to_owned())),
-    }
-}
-
-async fn client(redis: &Redis) -> Result<Client, RedisError> {
-    let password = redis.password.as_ref().map(Secret::reveal);
-    let address = |tls: bool, (host, port): &(String, u16)| match tls {
-        false => ConnectionAddr::Tcp(host.clone(), *port),
-        true => ConnectionAddr::TcpTls {
-            host: host.clone(),
-            port: *port,
-            insecure: false,
-            tls_params: None,
-        },
-    };
-    let place = match &redis.site {
-        Site::Tcp { tls, host } => address(*tls, host),
-        Site::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        Site::Sentinel { tls, hosts, master } => {
-            let sentinels = hosts.iter().map(|host| address(*tls, host));
-            let kind = SentinelServerType::Master;
-            let mut builder = SentinelClientBuilder::new(sentinels, master, kind)?
-                .set_client_to_redis_tcp_settings(tcp())
-                .set_client_to_sentinel_tcp_settings(tcp())
-                .set_client_to_redis_db(redis.database)
-                .set_client_to_redis_protocol(ProtocolVersion::RESP3);
-            if *tls {
-                builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
-            }
-            if let Some(user) = &redis.user {
-                builder = builder.set_client_to_redis_username(user);
-            }
-            if let Some(password) = password {
-                builder = builder.set_client_to_redis_password(password);
-            }
-            return builder.build()?.async_get_client().await;
-        }
-    };
-    let mut settings = RedisConnectionInfo::default()
-        .set_db(redis.database)
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name();
-    if let Some(user) = &redis.user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = password {
-        settings = settings.set_password(password);
-    }
-    let info = place.into_connection_info()?;
-    Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp()))
-}
-
-fn tcp() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true).set_user_timeout(UNHEARD)
 }
 
 /// An entry of the stream.

@@ -23,13 +23,18 @@
 //! | [`value`], [`v8`], [`json`], [`msgpack`], [`base64`] | pure: what packets carry, in four languages |
 //! | [`packet`], [`names`] | pure: entries and payloads, what stream and channels are called |
 //! | [`nodes`], [`backlog`], [`position`] | pure: who is there, what is to be said, how far was read |
+//! | [`repeats`] | pure: what a former Redis had told already |
+//! | `sentinel` | where sentinels find Redis |
+//! | [`slots`], `cluster` | Redis Cluster: whose the stream is, and who is subscribed elsewhere |
 //! | `core` | their owner: from the ring, to the shards |
-//! | `link`, `session` | the connection, and its life |
+//! | `connect`, `link`, `session` | how a connection is made, what it is asked, and its life |
 //! | [`journal`] | how far the stream was read, for the next router |
 #![deny(clippy::indexing_slicing, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 pub mod backlog;
 pub mod base64;
+mod cluster;
+mod connect;
 mod core;
 pub mod journal;
 pub mod json;
@@ -39,7 +44,10 @@ pub mod names;
 pub mod nodes;
 pub mod packet;
 pub mod position;
+pub mod repeats;
+mod sentinel;
 mod session;
+pub mod slots;
 pub mod v8;
 pub mod value;
 
@@ -53,10 +61,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::backlog::{Backlog, Held};
+use self::cluster::Known;
+use self::connect::Fault;
 use self::core::{Core, State, clock};
-use self::link::{Fault, Identity, Link, Pushed};
+use self::link::{Identity, Link, Pushed};
 use self::nodes::Nodes;
 use self::position::Position;
+use self::repeats::Repeats;
 use crate::config;
 use crate::ipc::Serialization;
 use crate::ipc::message::Uid;
@@ -105,6 +116,8 @@ pub struct Frozen {
     echoed: u64,
     earlier: Option<Identity>,
     nodes: Vec<(Uid, String, WorkerId)>,
+    #[serde(default)]
+    repeats: Repeats,
 }
 
 impl Frozen {
@@ -140,7 +153,8 @@ pub fn probe(bus: &config::Bus) -> Result<(), Refused> {
         Err(error) => return Err(Refused { redis, why: error.to_string() }),
     };
     let answer = tokio.block_on(async {
-        let mut link = Link::open(&bus.redis, "router", &Arc::new(Pushed::default())).await?;
+        let (pushed, mut known) = (Arc::new(Pushed::default()), Known::default());
+        let mut link = Link::open(&bus.redis, &bus.stream, "router", &pushed, &mut known).await?;
         link.stream(&bus.stream).await
     });
     match answer {
@@ -246,6 +260,7 @@ fn state(start: Start, stream: &str) -> State {
         number: first_number(),
         echoed: 0,
         gap: false,
+        repeats: Repeats::default(),
         earlier: None,
         connected: false,
         resting: false,
@@ -258,6 +273,7 @@ fn state(start: Start, stream: &str) -> State {
         }
         Start::Thawed(frozen) => {
             let Frozen { host, backlog, position, number, echoed, earlier, nodes, .. } = *frozen;
+            state.repeats = frozen.repeats;
             // Another stream is read from its end.
             let position = position.filter(|_| frozen.stream == stream);
             let now = clock();
@@ -280,6 +296,7 @@ fn freeze(state: State, stream: String) -> Frozen {
         position: state.position,
         number: state.number,
         echoed: state.echoed,
+        repeats: state.repeats,
         earlier: state.earlier,
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! The four work side by side on one connection: `read` the stream whenever Redis says that it has
 //! changed, `write` what is in the backlog, a batch at a time, `listen` to what is published, `look`
-//! who is there.
+//! who is there. A fifth, `heed`, asks the sentinels whether it still is the right one.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -19,9 +19,12 @@ use std::time::Duration;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
+use super::cluster::{Known, NODES_EVERY, Others};
+use super::connect::{self, Fault};
 use super::core::{Core, clock};
-use super::link::{self, Fault, Link, Next, Pushed};
+use super::link::{self, Link, Next, Pushed};
 use super::packet::Way;
+use super::sentinel::{self, Sentinels};
 use crate::config::Redis;
 
 /// Entries that are asked for at once, at first and at most.
@@ -42,13 +45,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// One connection after another, for ever.
 pub(super) async fn sessions(core: &Core) -> Infallible {
     let mut pause = PAUSE;
+    let mut known = Known::default();
     loop {
-        let (fault, worked) = match session(core).await {
+        let (fault, worked) = match session(core, &mut known).await {
             Err(Broken::Early(fault)) => (fault, false),
             Err(Broken::Late(fault)) => (fault, true),
             Ok(never) => match never {},
         };
         core.state.borrow_mut().connected = false;
+        known.fail();
         lose_all(core).await;
         if worked {
             pause = PAUSE;
@@ -81,27 +86,38 @@ enum Broken {
     Late(Fault),
 }
 
-async fn session(core: &Core) -> Result<Infallible, Broken> {
+async fn session(core: &Core, known: &mut Known) -> Result<Infallible, Broken> {
     let pushed = Arc::new(Pushed::default());
-    let (mut link, subscribed) = begin(core, &pushed).await.map_err(Broken::Early)?;
+    let (mut link, subscribed) = begin(core, &pushed, known).await.map_err(Broken::Early)?;
     core.count_connection();
-    tracing::info!(redis = %core.settings.bus.redis, name = core.names.stream, "the bus is connected");
+    let redis = &core.settings.bus.redis;
+    let node = (link.place != *redis).then(|| tracing::field::display(&link.place));
+    tracing::info!(%redis, node, name = core.names.stream, "the bus is connected");
     core.show(None);
-    let (reading, looking) = (link.clone(), link.clone());
+    let (reading, looking, place) = (link.clone(), link.clone(), link.place.clone());
     let over = tokio::select! {
         over = read(core, reading, &pushed) => over,
         over = write(core, &mut link, subscribed) => over,
         over = listen(core, &pushed) => over,
-        over = look(core, looking) => over,
+        over = look(core, looking, known) => over,
+        over = heed(redis, &place) => over,
     };
     over.map_err(Broken::Late)
 }
 
 /// Up to where the connection can be used like any other.
-async fn begin(core: &Core, pushed: &Arc<Pushed>) -> Result<(Link, Subscriptions), Fault> {
-    let mut link = Link::open(&core.settings.bus.redis, &core.settings.client, pushed).await?;
+async fn begin(
+    core: &Core,
+    pushed: &Arc<Pushed>,
+    known: &mut Known,
+) -> Result<(Link, Subscriptions), Fault> {
+    let (bus, client) = (&core.settings.bus, &core.settings.client);
+    let mut link = Link::open(&bus.redis, &bus.stream, client, pushed, known).await?;
     let earlier = core.state.borrow_mut().earlier.replace(link.identity.clone());
     if let Some(earlier) = earlier {
+        if !link.identity.is_where(&earlier) {
+            core.state.borrow_mut().repeats.switch();
+        }
         link.end(&earlier).await?;
     }
     let stream = &core.names.stream;
@@ -244,17 +260,45 @@ async fn listen(core: &Core, pushed: &Pushed) -> Result<Infallible, Fault> {
     }
 }
 
+// ---- heed ----
+
+/// Ends when the sentinels name another master than the one at `place`.
+async fn heed(redis: &Redis, place: &Redis) -> Result<Infallible, Fault> {
+    let Some(mut sentinels) = Sentinels::of(redis)? else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(sentinel::ASK_EVERY).await;
+        match sentinels.master().await {
+            Ok(master) if master != *place => {
+                return Err(Fault::Away(format!("the sentinels name another master: {master}")));
+            }
+            Ok(_) => {}
+            // The connection is none the worse for it.
+            Err(fault) => tracing::debug!(%fault, "no sentinel says which the master is"),
+        }
+    }
+}
+
 // ---- look ----
 
-async fn look(core: &Core, mut link: Link) -> Result<Infallible, Fault> {
+async fn look(core: &Core, mut link: Link, known: &mut Known) -> Result<Infallible, Fault> {
     let pattern = core.names.pattern();
     let mut stand_ins = StandIns::default();
+    let mut others = Others::default();
+    let mut nodes_asked = None;
     loop {
-        let names = {
-            let asked = link.channels(&pattern);
+        let asks_nodes = link.in_cluster
+            && nodes_asked.is_none_or(|at| clock().saturating_duration_since(at) >= NODES_EVERY);
+        let (names, nodes) = {
+            let asked = async {
+                let nodes = match asks_nodes {
+                    true => Some(link.topology(&core.names.stream).await?.nodes),
+                    false => None,
+                };
+                Ok::<_, Fault>((link.channels(&pattern).await?, nodes))
+            };
             tokio::pin!(asked);
             match tokio::time::timeout(SLOW, &mut asked).await {
-                Ok(names) => names?,
+                Ok(answers) => answers?,
                 Err(_) => {
                     tracing::warn!(redis = %core.settings.bus.redis, "Redis is slow: this host is alone meanwhile");
                     core.show(Some("Redis is slow".to_owned()));
@@ -263,15 +307,22 @@ async fn look(core: &Core, mut link: Link) -> Result<Infallible, Fault> {
                 }
             }
         };
+        if let Some(nodes) = nodes {
+            others.follow(&link.place, &nodes, &pattern);
+            known.learn(nodes);
+            nodes_asked = Some(clock());
+        }
+        let elsewhere = others.channels();
         let now = clock();
         let (tell, wanted) = {
             let mut state = core.state.borrow_mut();
-            let tell = state.nodes.look(names.iter().filter_map(|name| core.names.read(name)), now);
+            let all = names.iter().chain(&elsewhere);
+            let tell = state.nodes.look(all.filter_map(|name| core.names.read(name)), now);
             state.nodes.forget_silent(now);
             (tell, state.nodes.stand_ins(&core.names, now))
         };
         core.tell(tell).await;
-        stand_ins.follow(&core.settings.bus.redis, wanted).await;
+        stand_ins.follow(&link.place, wanted).await;
         core.show(None);
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -301,7 +352,7 @@ impl StandIns {
         wanted: BTreeSet<String>,
     ) -> Result<(), Fault> {
         if self.0.len() == at {
-            self.0.push((link::stand_in(redis).await?, BTreeSet::new()));
+            self.0.push((connect::stand_in(redis).await?, BTreeSet::new()));
         }
         let Some((connection, channels)) = self.0.get_mut(at) else { return Ok(()) };
         let more: Vec<&String> = wanted.difference(channels).collect();

@@ -19,9 +19,11 @@ pub(super) fn described(definition: &Definition) -> Result<Option<RawApp>> {
     Ok(ecosystem.apps.pop())
 }
 
-/// Of the worker in this slot, with no password of the bus in it.
+/// Of the worker in this slot. The router keeps the URL of its bus to itself, unless the app's file
+/// names one; no password of it is shown.
 pub(super) fn of(definition: &Definition, app: Option<&RawApp>, slot: u16) -> Environment {
     let mut all = definition.environment.clone();
+    all.remove("ROUTER_BUS");
     if let Some(app) = app {
         complete(&mut all, definition, app, slot);
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!   redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]        one Redis
 //!   redis+sentinel://[..@]HOST[:PORT][,HOST[:PORT]..]/MASTER[/DATABASE]
+//!   redis+cluster://[..@]HOST[:PORT][,HOST[:PORT]..]        some nodes of a Redis Cluster
 //!   unix:///PATH[?db=DATABASE]
 //! ```
 //!
@@ -124,6 +125,13 @@ pub enum Site {
         /// What they call it.
         master: String,
     },
+    /// Nodes of a Redis Cluster know.
+    Cluster {
+        /// With TLS, to all of its nodes.
+        tls: bool,
+        /// Where some of them are.
+        hosts: Vec<(String, u16)>,
+    },
 }
 
 /// What is not to be shown.
@@ -148,7 +156,10 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisError {
     /// No scheme that is known.
-    #[error("write redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://")]
+    #[error(
+        "write redis://, rediss://, redis+sentinel://, rediss+sentinel://, redis+cluster://, \
+        rediss+cluster:// or unix://"
+    )]
     Scheme,
     /// A host or a port that is none.
     #[error("`{0}` is no host and port")]
@@ -160,8 +171,11 @@ pub enum RedisError {
     #[error("name the master that the sentinels know: redis+sentinel://HOST:PORT/MASTER")]
     Master,
     /// Several hosts where one would do.
-    #[error("several hosts are for redis+sentinel://")]
+    #[error("several hosts are for redis+sentinel:// and redis+cluster://")]
     Many,
+    /// Another database than 0 in a cluster.
+    #[error("a Redis Cluster has database 0 alone, not {0}")]
+    DatabaseOfCluster(i64),
     /// An escape that is none.
     #[error("user or password has a % that is no escape: write %25 for it")]
     Escape,
@@ -175,29 +189,36 @@ impl std::str::FromStr for Redis {
         if scheme == "unix" || scheme == "redis+unix" {
             return unix(rest);
         }
-        let (tls, sentinel) = match scheme {
-            "redis" => (false, false),
-            "rediss" => (true, false),
-            "redis+sentinel" => (false, true),
-            "rediss+sentinel" => (true, true),
+        let (redis, found_by) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let tls = match redis {
+            "redis" => false,
+            "rediss" => true,
             _ => return Err(RedisError::Scheme),
         };
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
         let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (who, hosts) = place.rsplit_once('@').unwrap_or(("", place));
         let (user, password) = credentials(who)?;
-        let port = if sentinel { SENTINEL_PORT } else { REDIS_PORT };
+        let port = if found_by == "sentinel" { SENTINEL_PORT } else { REDIS_PORT };
         let hosts: Result<Vec<_>, _> = hosts.split(',').map(|text| host(text, port)).collect();
         let mut hosts = hosts?;
         let mut path = path.split('/').filter(|part| !part.is_empty());
-        let site = if sentinel {
-            let master = path.next().ok_or(RedisError::Master)?.to_owned();
-            Site::Sentinel { tls, hosts, master }
-        } else {
-            let host = hosts.pop().filter(|_| hosts.is_empty()).ok_or(RedisError::Many)?;
-            Site::Tcp { tls, host }
+        let site = match found_by {
+            "" => {
+                let host = hosts.pop().filter(|_| hosts.is_empty()).ok_or(RedisError::Many)?;
+                Site::Tcp { tls, host }
+            }
+            "sentinel" => {
+                let master = path.next().ok_or(RedisError::Master)?.to_owned();
+                Site::Sentinel { tls, hosts, master }
+            }
+            "cluster" => Site::Cluster { tls, hosts },
+            _ => return Err(RedisError::Scheme),
         };
         let database = database(path.next().unwrap_or("0"))?;
+        if matches!(site, Site::Cluster { .. }) && database != 0 {
+            return Err(RedisError::DatabaseOfCluster(database));
+        }
         Ok(Self { site, user, password, database })
     }
 }
@@ -273,6 +294,15 @@ impl fmt::Display for Redis {
                 write!(f, "{host}:{port}")
             }
         };
+        let many = |f: &mut fmt::Formatter<'_>, hosts: &[(String, u16)]| {
+            for (at, host) in hosts.iter().enumerate() {
+                if at > 0 {
+                    f.write_str(",")?;
+                }
+                one(f, host)?;
+            }
+            Ok(())
+        };
         match &self.site {
             Site::Tcp { tls, host } => {
                 write!(f, "{}://", scheme(*tls))?;
@@ -281,13 +311,12 @@ impl fmt::Display for Redis {
             Site::Unix(path) => write!(f, "unix://{}", path.display())?,
             Site::Sentinel { tls, hosts, master } => {
                 write!(f, "{}+sentinel://", scheme(*tls))?;
-                for (at, host) in hosts.iter().enumerate() {
-                    if at > 0 {
-                        f.write_str(",")?;
-                    }
-                    one(f, host)?;
-                }
+                many(f, hosts)?;
                 write!(f, "/{master}")?;
+            }
+            Site::Cluster { tls, hosts } => {
+                write!(f, "{}+cluster://", scheme(*tls))?;
+                many(f, hosts)?;
             }
         }
         match (self.database, &self.site) {
@@ -313,6 +342,8 @@ mod tests {
             ("redis://u:p%40%3aw@10.0.0.1:1/2", "redis://10.0.0.1:1/2"),
             ("rediss://:secret@[::1]:7/", "rediss://[::1]:7"),
             ("redis+sentinel://:x@a,b:1/main/3", "redis+sentinel://a:26379,b:1/main/3"),
+            ("redis+cluster://:x@a,[::1]:7000", "redis+cluster://a:6379,[::1]:7000"),
+            ("rediss+cluster://u:x@a:1/0", "rediss+cluster://a:1"),
             ("unix:///run/redis.sock?db=4&pass=x", "unix:///run/redis.sock?db=4"),
         ] {
             assert_eq!(parse(url).expect(url).to_string(), shown);
@@ -326,7 +357,12 @@ mod tests {
 
     #[test]
     fn a_password_is_shown_nowhere() {
-        for url in ["redis://u:hush@h", "unix:///s?pass=hush", "redis+sentinel://:hush@h/m"] {
+        for url in [
+            "redis://u:hush@h",
+            "unix:///s?pass=hush",
+            "redis+sentinel://:hush@h/m",
+            "redis+cluster://:hush@h,i",
+        ] {
             let redis = parse(url).expect(url);
             assert!(redis.password.is_some());
             assert!(!format!("{redis} {redis:?}").contains("hush"));
@@ -346,7 +382,10 @@ mod tests {
             ("redis://", "no host"),
             ("redis://h:99999", "no host and port"),
             ("redis://h/one", "has a number"),
-            ("redis://a,b", "redis+sentinel"),
+            ("redis://a,b", "redis+sentinel:// and redis+cluster://"),
+            ("redis+cluster://a,b/1", "database 0 alone, not 1"),
+            ("redis+cluster://a,/0", "no host"),
+            ("redis+ring://a", "redis+cluster://"),
             ("redis+sentinel://a", "name the master"),
             ("unix://relative", "unix://"),
         ] {

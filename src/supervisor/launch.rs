@@ -23,6 +23,10 @@ const NEVER_INHERITED: [&str; 4] = {
     ["ROUTER_INHERIT", notify, watchdog, watched]
 };
 
+/// Variables for the router that may have a password in them: a worker sees them if its app's own
+/// file says so.
+const CONFIDENTIAL: [&str; 1] = ["ROUTER_BUS"];
+
 /// A started worker.
 #[derive(Debug)]
 pub(super) struct Launched {
@@ -78,7 +82,7 @@ fn unset(app: &App, names: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let hidden = |name: &OsString| {
         let name = name.to_string_lossy();
         let filtered = app.filter_env.as_ref().is_some_and(|filter| filter.hides(&name));
-        filtered && !app.env.contains_key(&*name)
+        (filtered || CONFIDENTIAL.contains(&&*name)) && !app.env.contains_key(&*name)
     };
     NEVER_INHERITED.into_iter().map(OsString::from).chain(names.filter(hidden)).collect()
 }
@@ -161,10 +165,13 @@ mod tests {
     #[test]
     fn what_is_filtered_is_not_seen_unless_the_app_says_so() {
         let mut app = App::fixture();
-        let names = || ["AWS_KEY", "AWS_REGION", "PATH"].into_iter().map(OsString::from);
-        assert_eq!(unset(&app, names()), NEVER_INHERITED);
+        let names =
+            || ["AWS_KEY", "AWS_REGION", "PATH", "ROUTER_BUS"].into_iter().map(OsString::from);
+        assert_eq!(unset(&app, names())[NEVER_INHERITED.len()..], ["ROUTER_BUS"]);
         app.filter_env = Some(FilterEnv::Containing(vec!["AWS".to_owned()]));
         app.env.insert("AWS_REGION".to_owned(), "eu".to_owned());
+        assert_eq!(unset(&app, names())[NEVER_INHERITED.len()..], ["AWS_KEY", "ROUTER_BUS"]);
+        app.env.insert("ROUTER_BUS".to_owned(), "the app's own".to_owned());
         assert_eq!(unset(&app, names())[NEVER_INHERITED.len()..], ["AWS_KEY"]);
         app.source_maps = Some(true);
         assert_eq!(arguments(&app, None)[0], "--enable-source-maps");

@@ -3,7 +3,7 @@
 use super::{HERE, THERE, counted, host, host_on, hosts, status, two_hosts};
 use crate::both_engines;
 use crate::harness::process::{alive, signal};
-use crate::harness::{Home, Redis, SOON, client, fixture, until};
+use crate::harness::{Redis, SOON, client, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -123,31 +123,4 @@ both_engines! {
         client("broadcast", "-", &json!({ "hosts": hosts(&[(&a.url(), 2), (&b.url(), 2)]) }));
         assert_eq!(status(&a)["bus"]["connected"], true);
     }
-}
-
-#[test]
-fn a_password_is_shown_by_no_command() {
-    let home = Home::new();
-    let file = home.here.write(
-        "ecosystem.config.json",
-        &json!({ "apps": [{
-            "name": "told", "script": fixture("sticky"), "instances": 1,
-            "bus": "redis://me:hush@127.0.0.1:1/3", "bus_stream": "own",
-        }] })
-        .to_string(),
-    );
-    let by_variable = "redis://:hush@127.0.0.1:1";
-    let start = ["start", "--listen", "127.0.0.1:0"];
-    home.give(home.command().args(start).arg(&file).env("ROUTER_BUS", by_variable)).well();
-    for command in ["list", "describe told", "jlist", "prettylist", "env told", "logs --nostream"] {
-        let said = home.router(command).well();
-        assert!(!said.out.contains("hush") && !said.err.contains("hush"), "{command}: {said:?}");
-    }
-    // A variable is stronger than the file, key by key.
-    let told = home.router("describe told").well().out;
-    assert!(told.contains("redis://127.0.0.1:1:") && told.contains("stream own"), "{told}");
-    let router = home.app_router("told").unwrap();
-    let words = std::fs::read_to_string(format!("/proc/{router}/cmdline")).unwrap();
-    assert!(!words.contains("hush"), "{words}");
-    home.router("delete all").well();
 }

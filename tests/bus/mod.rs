@@ -2,8 +2,10 @@
 //! plain Node on the official adapter.
 
 mod codec;
+mod failover;
 mod faults;
 mod hosts;
+mod secrets;
 
 use crate::harness::http::free_port;
 use crate::harness::process::signal;
@@ -30,8 +32,16 @@ fn host_on(engine: Engine, address: &str, bus: &str) -> Builder {
 }
 
 fn on_bus(engine: Engine, bus: &str) -> Builder {
-    let app = repository().join("tests/node/apps/plain/http.js");
-    Router::on(engine).path(&app).option("--bus", bus)
+    unchanged(engine).option("--bus", bus)
+}
+
+fn on_bus_by_variable(engine: Engine, bus: &str) -> Builder {
+    let admin = format!("127.0.0.1:{}", free_port());
+    unchanged(engine).option("--admin", admin).env("ROUTER_BUS", bus)
+}
+
+fn unchanged(engine: Engine) -> Builder {
+    Router::on(engine).path(&repository().join("tests/node/apps/plain/http.js"))
 }
 
 /// Two of them.
@@ -41,8 +51,12 @@ fn two_hosts(engine: Engine, redis: &Redis) -> (Router, Router) {
 
 /// A host of plain Node on the official adapter, and where it is.
 fn plain_host(redis: &Redis) -> (PlainNode, String) {
+    plain_host_on(&redis.url())
+}
+
+fn plain_host_on(redis: &str) -> (PlainNode, String) {
     let port = free_port();
-    let environment = [("PORT", port.to_string()), ("REDIS", redis.url())];
+    let environment = [("PORT", port.to_string()), ("REDIS", redis.to_owned())];
     let plain = PlainNode::start(node::interpreter(), &fixture("streams"), &environment, &[port]);
     (plain, format!("http://127.0.0.1:{port}"))
 }
@@ -107,9 +121,21 @@ impl Numbered {
     /// How many each receiver got, in order, none twice.
     #[track_caller]
     fn received(&mut self) -> Vec<usize> {
+        self.end()["received"].as_array().unwrap().iter().map(number).collect()
+    }
+
+    /// Which each receiver did not get; the others came in order, none twice.
+    #[track_caller]
+    fn missing(&mut self) -> Vec<Vec<usize>> {
+        let of = |receiver: &Value| receiver.as_array().unwrap().iter().map(number).collect();
+        self.end()["missing"].as_array().unwrap().iter().map(of).collect()
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> Value {
         let seen = self.line();
         assert!(self.child.wait().unwrap().success());
-        seen["received"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+        seen
     }
 
     #[track_caller]
@@ -118,6 +144,10 @@ impl Numbered {
         self.answers.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("it said {line:?}: {e}"))
     }
+}
+
+fn number(value: &Value) -> usize {
+    value.as_u64().unwrap() as usize
 }
 
 impl Drop for Numbered {

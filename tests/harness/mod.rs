@@ -2,6 +2,7 @@
 //! Everything waits with a deadline and ends what it started, by id.
 
 pub mod browser;
+pub mod cluster;
 pub mod debian;
 pub mod home;
 pub mod http;
@@ -17,6 +18,7 @@ pub mod redis;
 pub mod router;
 pub mod terminal;
 
+pub use cluster::Cluster;
 pub use home::Home;
 pub use http::{Connection, Response};
 pub use nginx::Nginx;

@@ -59,6 +59,23 @@ impl Redis {
         redis
     }
 
+    /// One that has what another has, in step with it.
+    #[track_caller]
+    pub fn replica_of(master: &Self) -> Self {
+        let replica = Self::with(&["--replicaof", "127.0.0.1", &master.port.to_string()], None);
+        replica.is_in_step();
+        replica
+    }
+
+    /// Waits until this replica has what its master has.
+    #[track_caller]
+    pub fn is_in_step(&self) {
+        until("the replica is in step", SOON, || {
+            let info = self.ask(&["INFO", "replication"]);
+            info.as_str().unwrap().contains("master_link_status:up").then_some(())
+        });
+    }
+
     /// As `--bus` takes it.
     pub fn url(&self) -> String {
         let who = self.password.as_ref().map(|password| format!(":{password}@"));
@@ -99,15 +116,8 @@ impl Redis {
 
     #[track_caller]
     fn ask_with(&self, password: Option<&str>, words: &[&str]) -> Value {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Redis is there");
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        if let Some(password) = password {
-            send(&mut stream, &["AUTH", password]);
-            assert_eq!(answer(&mut reader), "OK");
-        }
-        send(&mut stream, words);
-        answer(&mut reader)
+        let answer = ask(self.port, password, words);
+        answer.unwrap_or_else(|error| panic!("Redis says {error} to {words:?}"))
     }
 
     /// Connections of clients, but for the one that asks.
@@ -154,7 +164,10 @@ impl Sentinel {
     #[track_caller]
     pub fn of(redis: &Redis) -> Self {
         let (port, directory) = (free_port(), TempDir::new());
-        let watched = format!("sentinel monitor main 127.0.0.1 {} 1\n", redis.port);
+        let watched = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 2000\n",
+            redis.port
+        );
         let config = format!("bind 127.0.0.1\nport {port}\n{watched}");
         let config = directory.write("sentinel.conf", &config).display().to_string();
         let child = spawn(&[config, "--sentinel".to_owned()], &Log::default());
@@ -162,6 +175,22 @@ impl Sentinel {
             TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(())
         });
         Self { port, child, _directory: directory }
+    }
+
+    /// Has it make another Redis the master. Gives that one's port, when it is.
+    #[track_caller]
+    pub fn fail_over(&self) -> u16 {
+        let before = self.master();
+        // It has to have heard of a replica first.
+        until("the sentinel begins", SOON, || {
+            ask(self.port, None, &["SENTINEL", "FAILOVER", "main"]).ok()
+        });
+        until("another is master", SOON, || Some(self.master()).filter(|master| *master != before))
+    }
+
+    fn master(&self) -> u16 {
+        let answer = ask(self.port, None, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+        answer.unwrap()[1].as_str().unwrap().parse().unwrap()
     }
 }
 
@@ -186,6 +215,20 @@ fn spawn(options: &[String], log: &Log) -> Child {
     child
 }
 
+/// What the server on a port answers to a command; its errors in its own words.
+#[track_caller]
+fn ask(port: u16, password: Option<&str>, words: &[&str]) -> Result<Value, String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("Redis is there");
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    if let Some(password) = password {
+        send(&mut stream, &["AUTH", password]);
+        assert_eq!(answer(&mut reader)?, "OK");
+    }
+    send(&mut stream, words);
+    answer(&mut reader)
+}
+
 fn send(stream: &mut TcpStream, words: &[&str]) {
     let mut command = format!("*{}\r\n", words.len());
     for word in words {
@@ -195,15 +238,15 @@ fn send(stream: &mut TcpStream, words: &[&str]) {
 }
 
 /// An answer in the older of the protocols.
-fn answer(reader: &mut impl BufRead) -> Value {
+fn answer(reader: &mut impl BufRead) -> Result<Value, String> {
     let mut line = String::new();
     reader.read_line(&mut line).expect("Redis answers");
     let line = line.trim_end();
     let (kind, rest) = line.split_at(1);
     let length = || rest.parse::<i64>().unwrap();
-    match kind {
+    Ok(match kind {
         "+" => json!(rest),
-        "-" => panic!("Redis says {rest}"),
+        "-" => return Err(rest.to_owned()),
         ":" => json!(length()),
         "$" if length() < 0 => Value::Null,
         "$" => {
@@ -213,7 +256,7 @@ fn answer(reader: &mut impl BufRead) -> Value {
             json!(String::from_utf8_lossy(&bytes))
         }
         "*" if length() < 0 => Value::Null,
-        "*" => (0..length()).map(|_| answer(reader)).collect(),
+        "*" => (0..length()).map(|_| answer(reader)).collect::<Result<_, _>>()?,
         other => panic!("not an answer: {other}{rest}"),
-    }
+    })
 }

@@ -155,7 +155,7 @@ exports.emitter = async (_, { hosts, redis: url, stream }) => {
 
 // One client of each server hears what the client of one says, everywhere once and in order.
 // Prints a line whenever it is told to say more on stdin (`N`), or to wait until all has been heard
-// (`heard`); ends with the numbers that each has.
+// (`heard`); ends with how many each has, and with those that it has not.
 exports.numbered = async (_, { hosts, count }) => {
   const all = await clients(hosts);
   await everybodyKnown(all);
@@ -187,7 +187,11 @@ exports.numbered = async (_, { hosts, count }) => {
     const numbers = seen.get(s);
     numbers.forEach((n, at) => assert.ok(at === 0 || n > numbers[at - 1], `${n} after ${numbers[at - 1]} at ${s.host}`));
   }
-  return { received: receivers.map(has), hosts: receivers.map((s) => s.host) };
+  const missing = receivers.map((s) => {
+    const has = new Set(seen.get(s));
+    return Array.from({ length: count }, (_, n) => n).filter((n) => !has.has(n));
+  });
+  return { received: receivers.map(has), missing, hosts: receivers.map((s) => s.host) };
 };
 
 // A broadcast on one host is heard by the other's clients, both ways; `alone`: by its own only.
