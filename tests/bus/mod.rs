@@ -127,7 +127,8 @@ impl Numbered {
     /// Which each receiver did not get; the others came in order, none twice.
     #[track_caller]
     fn missing(&mut self) -> Vec<Vec<usize>> {
-        let of = |receiver: &Value| receiver.as_array().unwrap().iter().map(number).collect();
+        let gap = |gap: &Value| number(&gap[0])..=number(&gap[1]);
+        let of = |receiver: &Value| receiver.as_array().unwrap().iter().flat_map(gap).collect();
         self.end()["missing"].as_array().unwrap().iter().map(of).collect()
     }
 

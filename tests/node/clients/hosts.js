@@ -187,9 +187,15 @@ exports.numbered = async (_, { hosts, count }) => {
     const numbers = seen.get(s);
     numbers.forEach((n, at) => assert.ok(at === 0 || n > numbers[at - 1], `${n} after ${numbers[at - 1]} at ${s.host}`));
   }
+  // Gaps, as their first and last.
   const missing = receivers.map((s) => {
-    const has = new Set(seen.get(s));
-    return Array.from({ length: count }, (_, n) => n).filter((n) => !has.has(n));
+    const gaps = [];
+    let next = 0;
+    for (const n of [...seen.get(s), count]) {
+      if (n > next) gaps.push([next, n - 1]);
+      next = n + 1;
+    }
+    return gaps;
   });
   return { received: receivers.map(has), missing, hosts: receivers.map((s) => s.host) };
 };
