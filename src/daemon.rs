@@ -43,7 +43,7 @@ use self::roll::{Channels, Roll};
 use self::runtime::{Runtime, RuntimeError};
 use self::shards::{clock, post};
 use self::upgrade::{InheritError, Inherited, State, Successor, Trial};
-use crate::bus::{Bus, Status};
+use crate::bus::Bus;
 use crate::config::{self, Config, Interpreter, Mode, Plan};
 use crate::control::admin::{Admin, Look};
 use crate::metrics::Totals;
@@ -346,7 +346,7 @@ async fn lifetime(settings: Lifetime<'_>, start: Start) -> Result<Over, DaemonEr
         runtime,
         notify: &notify,
         upgraded,
-        bus: bus.as_ref().map(Bus::status),
+        bus: bus.as_ref(),
     };
     match control.run(listeners, before, reported, failed).await {
         Ok(Next::Ended(outcome)) => {
@@ -468,8 +468,8 @@ struct Control<'a> {
     notify: &'a Notify,
     /// This program has just taken the process over.
     upgraded: bool,
-    /// How the bus stands, where there is one.
-    bus: Option<Status>,
+    /// To other hosts, where it is asked for.
+    bus: Option<&'a Bus>,
 }
 
 impl Control<'_> {
@@ -557,11 +557,14 @@ impl Control<'_> {
         } else {
             plane.inherit(channels);
         }
+        if let Some(bus) = self.bus {
+            bus.begin();
+        }
         let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let admin = self.admin(answered, matches!(origin, Origin::Frozen(_)))?;
         let look =
-            view::look(config, self.engine, shared, plane.view(), &listeners, self.bus.clone());
+            view::look(config, self.engine, shared, plane.view(), &listeners, self.bus.map(Bus::status));
         let (order, ordered) = mpsc::unbounded_channel();
         let (upgrade, wished) = mpsc::unbounded_channel();
         let takers = Takers { supervisor: order, upgrade };

@@ -58,7 +58,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::backlog::{Backlog, Held};
 use self::cluster::Known;
@@ -176,6 +176,7 @@ fn prepare_tls() {
 #[derive(Debug)]
 pub struct Bus {
     thread: JoinHandle<Frozen>,
+    begun: Arc<Notify>,
     orders: mpsc::UnboundedSender<Order>,
     status: Arc<Mutex<snapshot::Bus>>,
 }
@@ -202,7 +203,7 @@ impl Status {
 }
 
 impl Bus {
-    /// Starts the thread.
+    /// Starts the thread, which waits for [`Self::begin`].
     ///
     /// # Errors
     /// The system has none left, or no descriptor.
@@ -211,6 +212,8 @@ impl Bus {
         let state = state(start, &settings.bus.stream);
         let status = Arc::new(Mutex::new(snapshot::Bus::default()));
         let (orders, ordered) = mpsc::unbounded_channel();
+        let begun = Arc::new(Notify::new());
+        let told = Arc::clone(&begun);
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let core = {
             let status = Arc::clone(&status);
@@ -219,18 +222,24 @@ impl Bus {
         let run = move || {
             let core = core();
             core.show(None);
-            tokio.block_on(run(&core, ordered));
+            tokio.block_on(run(&core, &told, ordered));
             let stream = core.names.stream.clone();
             freeze(core.into_state(), stream)
         };
         let thread = std::thread::Builder::new().name("bus".to_owned()).spawn(run)?;
-        Ok(Self { thread, orders, status })
+        Ok(Self { thread, begun, orders, status })
     }
 
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> Status {
         Status(Arc::clone(&self.status))
+    }
+
+    /// Has it read and write. The shards must know by then of each worker that packets are for: what is
+    /// for others is for nobody.
+    pub fn begin(&self) {
+        self.begun.notify_one();
     }
 
     /// Ends it, once all has been said that the workers had to say.
@@ -316,7 +325,12 @@ fn first_number() -> u64 {
     since.map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
 }
 
-async fn run(core: &Core, mut ordered: mpsc::UnboundedReceiver<Order>) {
+async fn run(core: &Core, begun: &Notify, mut ordered: mpsc::UnboundedReceiver<Order>) {
+    tokio::select! {
+        () = begun.notified() => {}
+        // There is nothing to finish.
+        _order = ordered.recv() => return,
+    }
     let work = async {
         tokio::select! {
             never = collect(core) => never,
