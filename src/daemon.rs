@@ -563,8 +563,14 @@ impl Control<'_> {
         let attaching = attach::serve(runtime, Rc::clone(&awaited), Rc::clone(&kept))
             .map_err(|reason| DaemonError::System { what: "the workers' way back", reason })?;
         let admin = self.admin(answered, matches!(origin, Origin::Frozen(_)))?;
-        let look =
-            view::look(config, self.engine, shared, plane.view(), &listeners, self.bus.map(Bus::status));
+        let look = view::look(
+            config,
+            self.engine,
+            shared,
+            plane.view(),
+            &listeners,
+            self.bus.map(Bus::status),
+        );
         let (order, ordered) = mpsc::unbounded_channel();
         let (upgrade, wished) = mpsc::unbounded_channel();
         let takers = Takers { supervisor: order, upgrade };

@@ -33,7 +33,7 @@ impl Machine {
             memory_gib: kib.context("no MemTotal")? >> 20,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             node: said("node", &["--version"])?,
-            commit: said("git", &["describe", "--always", "--dirty"])?,
+            commit: commit()?,
             date: said("date", &["+%F"])?,
         })
     }
@@ -50,6 +50,15 @@ impl Machine {
             self.commit
         )
     }
+}
+
+/// What is measured; earlier records are no part of it.
+fn commit() -> Result<String> {
+    let commit = said("git", &["describe", "--always"])?;
+    let elsewhere =
+        ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)perf/record"];
+    let changed = !said("git", &elsewhere)?.is_empty();
+    Ok(if changed { commit + "-dirty" } else { commit })
 }
 
 fn said(program: &str, words: &[&str]) -> Result<String> {

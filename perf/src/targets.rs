@@ -126,7 +126,7 @@ const TARGETS: [Target; 20] = {
             AtMost(100.0),
         ),
         target("the same, HAProxy", Idle, "front us a second for them", Of(Haproxy), AtLeast(0.0)),
-        target("memory, MiB, idle", Idle, "front MiB", Of(Router), AtMost(12.0)),
+        target("memory, MiB, idle", Idle, "front MiB alone", Of(Router), AtMost(12.0)),
         target(
             "bytes a session that routes itself",
             Idle,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 pub(crate) struct Usage {
     /// Time on a core, in nanoseconds; of the threads that live.
     pub(crate) cpu: u64,
-    /// Resident memory, in bytes.
+    /// Resident memory, in bytes; of a page that several processes have, each its part.
     pub(crate) resident: u64,
 }
 
@@ -19,10 +19,10 @@ impl Usage {
         let mut sum = Self::default();
         for pid in pids {
             sum.cpu += cpu(*pid).with_context(|| format!("process {pid}"))?;
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            let line = smaps.lines().find_map(|line| line.strip_prefix("Pss:"));
             let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-            sum.resident += kib.context("a process has no VmRSS")? * 1024;
+            sum.resident += kib.context("a process has no Pss")? * 1024;
         }
         Ok(sum)
     }

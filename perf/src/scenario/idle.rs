@@ -23,6 +23,7 @@ pub(super) async fn idle(front: &Front, measure: Measure) -> Result<Sample> {
     let grown = |n: usize| {
         before.0[n].resident.saturating_sub(bare.0[n].resident) as f64 / count.max(1) as f64
     };
+    let mib = |spent: &Spent| spent.0[0].resident as f64 / f64::from(1 << 20);
     Ok(entries([
         ("front us a second", front_us),
         ("front us a second alone", front_alone),
@@ -30,6 +31,7 @@ pub(super) async fn idle(front: &Front, measure: Measure) -> Result<Sample> {
         ("workers us a second for them", workers_us - workers_alone),
         ("front bytes each", grown(0)),
         ("workers bytes each", grown(1)),
-        ("front MiB", before.0[0].resident as f64 / f64::from(1 << 20)),
+        ("front MiB", mib(&before)),
+        ("front MiB alone", mib(&bare)),
     ]))
 }
