@@ -49,7 +49,8 @@ const TARGETS: [Target; 20] = {
     use Bound::{AtLeast, AtMost};
     use Figure::{Of, Over, Times};
     use Kind::{
-        Haproxy, Nginx, NginxKept, None, Pm2, Router, RouterAnnounced, RouterPortable, Sticky,
+        Haproxy, Nginx, NginxKept, None, Pm2, Router, RouterAnnounced, RouterPortable,
+        RouterUnchanged, Sticky,
     };
     use Scenario::{Broadcast8, Broadcast8Large, Echo, Idle, Native, Requests};
     const CPU: &str = "front us each";
