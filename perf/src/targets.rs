@@ -132,7 +132,7 @@ const TARGETS: [Target; 20] = {
             "bytes a session that routes itself",
             Idle,
             "front bytes each",
-            Of(Router),
+            Of(RouterUnchanged),
             AtMost(1.0),
         ),
         target(
