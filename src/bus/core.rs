@@ -52,6 +52,8 @@ pub(super) struct Core {
     pub(super) stirred: Notify,
     status: Arc<Mutex<snapshot::Bus>>,
     journal: RefCell<Option<Journal>>,
+    /// What the journal says.
+    written_down: Cell<Option<Position>>,
     in_hand: RefCell<InHand>,
     troubles: Troubles,
 }
@@ -152,6 +154,7 @@ impl Core {
             stirred: Notify::new(),
             status,
             journal: RefCell::new(journal),
+            written_down: Cell::new(None),
             in_hand: RefCell::default(),
             troubles: Troubles::default(),
         }
@@ -566,6 +569,9 @@ impl Core {
     }
 
     fn write_down(&self, position: Position) {
+        if self.written_down.replace(Some(position)) == Some(position) {
+            return;
+        }
         if let Some(journal) = &mut *self.journal.borrow_mut() {
             let host = self.state.borrow().host.clone();
             journal.write(&Mark { host, stream: self.names.stream.clone(), position });

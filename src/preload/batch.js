@@ -10,6 +10,7 @@ const TAIL = 128;
 
 let handle; // The channel's.
 let write; // name of a method -> as it was
+let leaving = false;
 let waiting; // { name, requests, parts, bytes }, undefined without any
 
 /** From here on packets that are written to this handle wait for the end of the turn. */
@@ -67,7 +68,6 @@ function flush() {
 }
 
 // The last words of a process that ends itself.
-let leaving = false;
 process.on('exit', () => {
   leaving = true;
   flush();

@@ -94,13 +94,7 @@ both_engines! {
     }
 
     fn a_router_that_dies_has_its_workers_catch_up(engine) {
-        let redis = Redis::start();
-        let a = host(engine, HERE, &redis).start();
-        let mortal = Mortal::new(engine, &redis);
-        let mut b = mortal.router().start();
-        let all = hosts(&[(&a.url(), 2), (&b.url(), 2)]);
-        let mut numbered = Numbered::start(&all, 3000);
-        numbered.send_up_to(1000);
+        let Beside { _redis, _a, mortal, mut b, mut numbered } = Beside::start(engine);
         // What it has in hand when it dies is lost: nothing is.
         numbered.until_heard();
         b.crash();
@@ -112,13 +106,7 @@ both_engines! {
     }
 
     fn what_a_router_had_in_hand_when_it_died_does_not_come_twice(engine) {
-        let redis = Redis::start();
-        let a = host(engine, HERE, &redis).start();
-        let mortal = Mortal::new(engine, &redis);
-        let mut b = mortal.router().start();
-        let all = hosts(&[(&a.url(), 2), (&b.url(), 2)]);
-        let mut numbered = Numbered::start(&all, 3000);
-        numbered.send_up_to(1000);
+        let Beside { _redis, _a, mortal, mut b, mut numbered } = Beside::start(engine);
         b.crash();
         let b = mortal.router().spawn();
         b.event_number("adopted", 2);
@@ -127,6 +115,27 @@ both_engines! {
         let received = numbered.received();
         assert_eq!(received[..2], [3000; 2]);
         assert!(received[2..].iter().all(|n| *n >= 2000), "only what it had is lost: {received:?}");
+    }
+}
+
+/// A host, and another whose router is to die; a client of the first has sent 1,000 of 3,000 packets.
+struct Beside {
+    _redis: Redis,
+    _a: Router,
+    mortal: Mortal,
+    b: Router,
+    numbered: Numbered,
+}
+
+impl Beside {
+    fn start(engine: Engine) -> Self {
+        let redis = Redis::start();
+        let a = host(engine, HERE, &redis).start();
+        let mortal = Mortal::new(engine, &redis);
+        let b = mortal.router().start();
+        let mut numbered = Numbered::start(&hosts(&[(&a.url(), 2), (&b.url(), 2)]), 3000);
+        numbered.send_up_to(1000);
+        Self { _redis: redis, _a: a, mortal, b, numbered }
     }
 }
 
